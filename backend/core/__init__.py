@@ -1,0 +1,1 @@
+"""The assessment itself, in pure Python: no web framework, no model runtime. Start with `diagnose.py`."""

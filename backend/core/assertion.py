@@ -1,0 +1,246 @@
+"""Mention -> state: does the message affirm, deny, doubt or date what it mentions?
+
+A small rule engine over reviewed cues (`data/cues.json`), in the line of NegEx (Chapman 2001) and its French
+version (Deléger and Grouin 2012), written for patients' spoken French: negation without "ne", lists under one
+negation, pseudo-negations ("pas mal de"), the senses of "plus", doubt, fear, resolution, remote past. Where the
+French is ambiguous the mention stays present: a missed denial costs less than a missed emergency.
+
+Measured on the project's development sentences; the figures are in `docs/log.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from backend.core.cues import Cue, CueKind
+from backend.core.entities import Mention, State
+from backend.core.measures import Measure, Unit
+from backend.core.mentions import Sentence
+
+_LIST_CONTINUES = frozenset({"de", "d", "ni", "ou", "non", "aucun", "aucune", "pas", "sans", "jamais"})
+_NOUN_MARKERS = frozenset({"de", "d", "des", "du", "un", "une", "la", "le", "l", "les"})
+_PRONOUNS = frozenset({"j", "je", "il", "elle", "on", "ils", "elles", "ca", "c", "tu"})
+_ENDS_AFTER_NEGATION = frozenset(
+    {"", ",", "-", "mais", "et", "ni", "du", "non", "en", "depuis", "juste", "par", "car", "sauf"}
+)
+_BARE = frozenset({"pas", "jamais", "toujours pas", "pas encore", "plus"})
+_LONGEST_SCOPE = 14
+_REMOTE_DAYS = 28.0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One sentence with its cues, the measures in it, and the words that mentions use themselves."""
+
+    sentence: Sentence
+    cues: Mapping[CueKind, list[Cue]]
+    measures: Sequence[Measure]
+    owned: frozenset[int]
+    light: frozenset[str]
+
+    def word(self, index: int) -> str:
+        """The word at a place of the sentence, or "" outside it."""
+        return self.sentence.words[index] if 0 <= index < len(self.sentence.words) else ""
+
+
+def assert_mention(mention: Mention, context: Context, is_disease: bool) -> Mention:
+    """The mention with its state and remoteness; `is_disease` lets "je crois que c'est une angine" be a doubt."""
+    first = mention.tokens[0] - context.sentence.first
+    last = mention.tokens[-1] - context.sentence.first
+    if _is_uncertain(first, last, context, is_disease):
+        return replace(mention, state=State.UNKNOWN)
+    state = _negated(first, last, mention, context)
+    if state is None and _is_resolved(first, last, context):
+        state = State.PAST
+    remote = _is_remote(first, last, context)
+    if state is None and remote:
+        state = State.PAST
+    return replace(mention, state=state or State.PRESENT, remote=remote)
+
+
+def _breaks(start: int, end: int, context: Context) -> bool:
+    return any(start <= cue.start and cue.end <= end for cue in context.cues[CueKind.BREAKER])
+
+
+def _commas(start: int, end: int, context: Context) -> list[int]:
+    return [index for index in range(start, end) if context.word(index) in (",", "-")]
+
+
+# --- doubt -----------------------------------------------------------------------------------------------------------
+
+
+def _is_uncertain(first: int, last: int, context: Context, is_disease: bool) -> bool:
+    kinds = [CueKind.UNCERTAIN, *([CueKind.UNCERTAIN_DISEASE] if is_disease else [])]
+    for cue in (cue for kind in kinds for cue in context.cues[kind]):
+        if _within_reach(cue, first, context):
+            return True
+        if cue.text.startswith("peut etre") and 0 < cue.start - last <= 2:
+            return True
+    return any(
+        _within_reach(cue, first, context) and context.word(cue.start - 1) in ("", ",", "et", "mais", "que", "qu", "ou")
+        for cue in context.cues[CueKind.CONDITIONAL]
+    )
+
+
+def _within_reach(cue: Cue, first: int, context: Context) -> bool:
+    """The cue stands before the mention in the same clause, at most 10 words away, with nothing that ends its scope."""
+    return (
+        cue.end <= first
+        and first - cue.end <= 10
+        and not _commas(cue.end, first, context)
+        and not _breaks(cue.end, first, context)
+    )
+
+
+# --- negation --------------------------------------------------------------------------------------------------------
+
+
+def _negated(first: int, last: int, mention: Mention, context: Context) -> State | None:
+    own = {index - context.sentence.first for index in mention.tokens}
+    for cue in _negations(context, own):
+        inside = first < cue.start and cue.end <= last
+        if inside or (cue.end <= first and _negation_reaches(cue, first, context)):
+            return State.ABSENT
+    plus = _plus(first, last, own, context)
+    if plus is not None:
+        return plus
+    return State.ABSENT if _negated_after(last, own, context) else None
+
+
+def _pseudo(context: Context, own: set[int]) -> list[Cue]:
+    """Negative-looking words that deny nothing; one that eats the mention's own first word is not pseudo."""
+    return [
+        cue
+        for cue in context.cues[CueKind.PSEUDO_NEGATION]
+        if not any(index in own for index in range(cue.start, cue.end))
+    ]
+
+
+def _negations(context: Context, own: set[int]) -> list[Cue]:
+    """Negation cues that are neither pseudo-negations nor part of a wording ("plus d'appétit"), nearest last."""
+    pseudo = [*_pseudo(context, own), *context.cues[CueKind.UNCERTAIN]]
+    return [
+        cue
+        for cue in context.cues[CueKind.NEGATION]
+        if not any(cue.overlaps(other) for other in pseudo)
+        and not any(index in context.owned for index in range(cue.start, cue.end))
+    ]
+
+
+def _negation_reaches(cue: Cue, first: int, context: Context) -> bool:
+    """Whether a negation to the left still governs the word at `first`; lists go on over "de", "ni", "ou"."""
+    if first - cue.end > _LONGEST_SCOPE or _breaks(cue.end, first, context):
+        return False
+    content = 0
+    listed = False
+    for index in range(cue.end, first):
+        word, follows = context.word(index), context.word(index + 1)
+        if word in (",", "-") or word == "et":
+            if follows not in _LIST_CONTINUES:
+                return False
+            listed, content = True, 0
+        elif word in ("ou", "ni"):
+            listed, content = True, 0
+        elif word in _PRONOUNS and index > cue.end:
+            return False
+        elif index not in context.owned and word not in context.light:
+            content += 1
+    if cue.text in _BARE and not listed:
+        noun = any(context.word(index) in _NOUN_MARKERS for index in range(cue.end, first))
+        return content == 0 or (noun and content == 1)
+    return content <= 2
+
+
+def _plus(first: int, last: int, own: set[int], context: Context) -> State | None:
+    """The "plus" that ends a symptom ("je n'ai plus de fièvre") makes it past; "plus fort" does not."""
+    pseudo = [*context.cues[CueKind.PLUS_PSEUDO], *_pseudo(context, own)]
+    for index, word in enumerate(context.sentence.words):
+        if word != "plus" or index in context.owned or any(c.start <= index < c.end for c in pseudo):
+            continue
+        cue = Cue(CueKind.NEGATION, index, index + 1, "plus")
+        with_ne = any(context.word(i) in ("n", "ne") for i in range(max(0, index - 4), index))
+        compares = any(
+            context.word(i) in ("qu", "que") for i in range(last + 1, min(last + 5, len(context.sentence.words)))
+        )
+        if index < first:
+            of_noun = context.word(index + 1) in ("de", "d")
+            if not compares and (of_noun or with_ne) and _negation_reaches(cue, first, context):
+                return State.PAST
+        elif 0 < index - last <= 1 and not compares and (with_ne or context.word(index + 1) in _ENDS_AFTER_NEGATION):
+            return State.PAST
+    return None
+
+
+def _negated_after(last: int, own: set[int], context: Context) -> bool:
+    """As in "je tousse pas", "fièvre non", "les fourmillements, jamais", "niveau fièvre rien à signaler"."""
+    pseudo = _pseudo(context, own)
+    for cue in context.cues[CueKind.NEGATION_ADJACENT]:
+        ends = context.word(cue.end) in _ENDS_AFTER_NEGATION
+        if cue.start == last + 1 and ends and not any(cue.overlaps(other) for other in pseudo):
+            return True
+    for cue in context.cues[CueKind.NEGATION_AFTER]:
+        gap = cue.start - last - 1
+        comma = gap == 1 and context.word(last + 1) in (",", "-")
+        ends = context.word(cue.end) in ("", ",", "-", "et", "mais", "voila")
+        said_no = cue.text.startswith(("repondu", "dit")) and 0 <= gap <= 6
+        if cue.start > last and ((ends and (gap == 0 or comma)) or said_no):
+            return True
+    return False
+
+
+# --- past ------------------------------------------------------------------------------------------------------------
+
+
+def _is_resolved(first: int, last: int, context: Context) -> bool:
+    if any(
+        _within_reach(cue, first, context) and first - cue.end <= 3 for cue in context.cues[CueKind.RESOLVED_BEFORE]
+    ):
+        return True
+    for cue in context.cues[CueKind.RESOLVED_AFTER]:
+        denied = context.word(cue.start - 1) in ("pas", "n", "ne") and not cue.text.startswith("n ")
+        moved = cue.text.split()[-1].startswith("parti") and context.word(cue.end) in (
+            "de",
+            "du",
+            "d",
+            "des",
+            "vers",
+            "dans",
+        )
+        near = last < cue.start and cue.start - last <= 8 and not _breaks(last + 1, cue.start, context)
+        if near and not denied and not moved:
+            return True
+    return False
+
+
+def _is_remote(first: int, last: int, context: Context) -> bool:
+    """Something long over: "quand j'étais petit", "il y a deux ans", unless "depuis hier" comes in between."""
+    starts = [
+        cue
+        for cue in context.cues[CueKind.PAST_START]
+        if context.word(cue.start - 1) in ("", ",")
+        and not _covered(cue, context.cues[CueKind.NOT_PAST])
+        and context.word(cue.end) in (",", "j", "je", "il", "elle", "on")
+    ]
+    for cue in (*context.cues[CueKind.PAST], *starts, *_long_ago(context)):
+        if cue.end <= first:
+            renewed = any(cue.end <= now.start and now.end <= first for now in context.cues[CueKind.NOW])
+            if not renewed and not _breaks(cue.end, first, context):
+                return True
+        elif last < cue.start <= last + 10 and not _commas(last + 1, cue.start, context):
+            return not _breaks(last + 1, cue.start, context)
+    return False
+
+
+def _covered(cue: Cue, others: Sequence[Cue]) -> bool:
+    return any(cue.overlaps(other) for other in others)
+
+
+def _long_ago(context: Context) -> list[Cue]:
+    first = context.sentence.first
+    end = first + len(context.sentence.tokens)
+    return [
+        Cue(CueKind.PAST, measure.start - first, measure.end - first, "il y a")
+        for measure in context.measures
+        if measure.unit is Unit.AGO_DAYS and measure.value >= _REMOTE_DAYS and first <= measure.start < end
+    ]

@@ -1,0 +1,179 @@
+"""The lay lexicon, compiled: wordings become patterns of keys, and unknown words get bounded typo corrections.
+
+A wording such as "mal au ventre" is kept as the set of its important words; light words (articles, pronouns,
+intensifiers) may come and go. A wording with a negative word ("plus d'appétit") keeps its order. One with a single
+important word among others ("veux mourir") is a phrase: its words in order, articles and pronouns apart; one that
+starts with "=" ("=d'un coup") is taken to the letter. `(a|b)` means either.
+
+A word that nobody knows is corrected only when it is one edit away from a lexicon word, or sounds like it
+("balonement"), has at least five letters, and is not itself a French word: `data/lookalikes.json` lists the real
+words that stand that close ("souffre" next to "souffle").
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from backend.core.inflection import Inflection, stem
+from backend.core.text import plain
+
+NEGATORS = frozenset({"pas", "plus", "jamais", "sans", "rien", "aucun", "aucune", "ni"})
+# Words that a phrase does without; every other light word of it ("veut plus le biberon") is kept.
+_DROPPED_IN_PHRASES = frozenset(
+    ["le", "la", "les", "l", "un", "une", "des", "du", "de", "d", "au", "aux", "a", "mon", "ma", "mes", "ton", "ta", "tes",
+     "son", "sa", "ses", "je", "j", "tu", "il", "elle", "on", "nous", "vous", "ils", "elles", "me", "m", "te", "t", "se",
+     "s", "ce", "cet", "cette", "ces", "ca", "cela", "c", "ne", "n", "qu", "que", "qui"]
+)  # fmt: skip
+_SHORTEST_CORRECTED = 5
+_ALTERNATIVES = re.compile(r"\(([^()]*)\)")
+_WORDS = re.compile(r"\d+|[a-z]+")
+_DOUBLED = re.compile(r"(.)\1")
+_FINAL_E = re.compile(r"(?<=....)(ees|ee|er|ez|es|e|s)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """One way to say `target` (a finding id, or a red-flag text pattern)."""
+
+    target: str
+    keys: tuple[str, ...]
+    words: tuple[str, ...]
+    ordered: bool
+    phrase: bool
+
+
+def expand(wording: str) -> list[str]:
+    """Every plain wording that `(a|b)` alternatives stand for."""
+    parts = _ALTERNATIVES.split(wording)
+    choices = [part.split("|") if index % 2 else [part] for index, part in enumerate(parts)]
+    return ["".join(combination) for combination in itertools.product(*choices)]
+
+
+def words_of(wording: str) -> tuple[str, ...]:
+    """The folded words of a wording: "mal à l'œil" -> ("mal", "a", "l", "oeil")."""
+    return tuple(_WORDS.findall(plain(wording)))
+
+
+class Lexicon:
+    """All wordings of one knowledge base, indexed by their rarest key. Frozen once built."""
+
+    def __init__(
+        self,
+        wordings: Mapping[str, Iterable[str]],
+        families: Mapping[str, list[str]],
+        light: Iterable[str],
+        other_words: Iterable[str],
+        lookalikes: Iterable[str],
+    ) -> None:
+        self._inflection = Inflection(families)
+        self.light = frozenset(light) - NEGATORS
+        compiled = [
+            self._compile(target, plain_wording)
+            for target, typed in wordings.items()
+            for wording in typed
+            for plain_wording in expand(wording)
+        ]
+        self.wordings = tuple(dict.fromkeys(compiled))
+        self.by_anchor = _index(self.wordings)
+        self.vocabulary = frozenset(key for wording in self.wordings for key in wording.keys)
+        forms = {word for wording in self.wordings for word in wording.words if word not in self.light}
+        forms |= {form for key, known in families.items() if f"+{key}" in self.vocabulary for form in known}
+        forms |= {word for word in other_words if len(word) >= _SHORTEST_CORRECTED}
+        self.forms = frozenset(forms)
+        self._lookalikes = frozenset(lookalikes)
+        self._corrector = Corrector(self.forms)
+
+    def _compile(self, target: str, wording: str) -> Wording:
+        words = words_of(wording)
+        important = tuple(word for word in words if word not in self.light)
+        telling = [word for word in important if word not in NEGATORS]
+        literal = wording.startswith("=") or not important
+        phrase = literal or (len(telling) < 2 and len(words) > 1)
+        if phrase:
+            kept = words if literal else tuple(word for word in words if word not in _DROPPED_IN_PHRASES)
+        else:
+            kept = important
+        ordered = phrase or any(word in NEGATORS for word in words)
+        return Wording(target, tuple(self.key(word) for word in kept), words, ordered, phrase)
+
+    def key(self, word: str) -> str:
+        """What `word` (folded) is compared by; a negative word stands for itself."""
+        return f"!{word}" if word in NEGATORS else self._inflection.key(word)
+
+    def readings(self, word: str) -> tuple[str, ...]:
+        """The keys that a folded word of a message may stand for: its own, or those of its corrections."""
+        corrected = dict.fromkeys(self.key(form) for form in self.corrections(word))
+        return tuple(corrected) or (self.key(word),)
+
+    def corrections(self, word: str) -> tuple[str, ...]:
+        """The known forms that an unknown folded word may stand for; empty when it is known, French or too short."""
+        return () if word in self._lookalikes else self.corrections_of_any(word)
+
+    def corrections_of_any(self, word: str) -> tuple[str, ...]:
+        """The same, also for real French words that only look alike."""
+        known = word in self.forms or word in self.light or self.key(word) in self.vocabulary
+        return () if known or len(word) < _SHORTEST_CORRECTED else self._corrector.corrections(word)
+
+
+def _index(wordings: Iterable[Wording]) -> dict[str, tuple[Wording, ...]]:
+    uses: dict[str, int] = defaultdict(int)
+    listed = list(wordings)
+    for wording in listed:
+        for key in set(wording.keys):
+            uses[key] += 1
+    anchored: dict[str, list[Wording]] = defaultdict(list)
+    for wording in listed:
+        anchored[min(wording.keys, key=lambda key: uses[key])].append(wording)
+    return {key: tuple(found) for key, found in anchored.items()}
+
+
+class Corrector:
+    """Finds known words one edit away, or that sound alike, through an index of single deletions.
+
+    One edit is an insertion, a deletion, a substitution or a swap of neighbours (Damerau 1964).
+    """
+
+    def __init__(self, forms: Iterable[str]) -> None:
+        self._by_deletion: dict[str, list[str]] = defaultdict(list)
+        self._by_sound: dict[str, list[str]] = defaultdict(list)
+        for form in sorted(form for form in forms if len(form) >= _SHORTEST_CORRECTED):
+            for variant in {form, stem(form), *_deletions(form)}:
+                self._by_deletion[variant].append(form)
+            self._by_sound[sound(form)].append(form)
+
+    def corrections(self, word: str) -> tuple[str, ...]:
+        """Known forms within one edit of `word` or with the same sound, in alphabetical order."""
+        close = {
+            form
+            for variant in (word, stem(word), *_deletions(word))
+            for form in self._by_deletion.get(variant, ())
+            if within_one_edit(word, form) or (len(stem(form)) >= 5 and within_one_edit(stem(word), stem(form)))
+        }
+        return tuple(sorted(close.union(self._by_sound.get(sound(word), ()))))
+
+
+def _deletions(word: str) -> set[str]:
+    return {word[:index] + word[index + 1 :] for index in range(len(word))}
+
+
+def within_one_edit(left: str, right: str) -> bool:
+    """True when at most one insertion, deletion, substitution or swap of neighbours separates the two."""
+    if abs(len(left) - len(right)) > 1:
+        return False
+    start = 0
+    while start < min(len(left), len(right)) and left[start] == right[start]:
+        start += 1
+    left, right = left[start:], right[start:]
+    if left[1:] == right[1:] or left[1:] == right or left == right[1:]:
+        return True
+    return len(left) > 1 and left[:2] == right[1::-1] and left[2:] == right[2:]
+
+
+def sound(word: str) -> str:
+    """A rough French sound: doubled letters, mute h, ph, y and final e do not count ("diarrhee" ~ "diaree")."""
+    word = word.replace("ph", "f").replace("qu", "k").replace("y", "i").replace("h", "")
+    return _FINAL_E.sub("", _DOUBLED.sub(r"\1", word))

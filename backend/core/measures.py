@@ -1,0 +1,164 @@
+"""Numbers in the text: temperatures, blood pressures, durations, ages and weeks of pregnancy.
+
+A finding of `data/findings.json` may list the measures that state it (`{"unit": "celsius", "min": 38}`); this
+module only reads the numbers. Units: degrees Celsius, millimetres of mercury (systolic), days, years, weeks.
+
+Try it: `python -m backend.core.measures "39,5 depuis trois jours, 17/10"`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from backend.core.text import Token
+
+_DAYS_PER_UNIT = {
+    "minute": 1 / 1440, "minutes": 1 / 1440, "min": 1 / 1440, "mn": 1 / 1440, "heure": 1 / 24, "heures": 1 / 24,
+    "h": 1 / 24, "jour": 1.0, "jours": 1.0, "j": 1.0, "nuit": 1.0, "nuits": 1.0, "semaine": 7.0, "semaines": 7.0,
+    "mois": 30.4, "an": 365.25, "ans": 365.25, "annee": 365.25, "annees": 365.25,
+}  # fmt: skip
+_SINCE = (("depuis",), ("ca", "fait"), ("voila",), ("cela", "fait"), ("dure",), ("pendant",))
+_AGO = (("il", "y", "a"), ("y", "a"))
+_FEVER_WORDS = frozenset({"fievre", "temperature", "thermometre", "celsius", "degres", "degre"})
+_LOWEST_C, _HIGHEST_C = 33.0, 43.0
+_AGE_BEFORE = frozenset({"de", "d", "ai", "a", "age", "agee", "j", "et", "mes", "ses", "avoir", ","})
+_NOT_AN_AGE = frozenset({"depuis", "fait", "voila", "y", "pendant", "il", "dans", "apres", "tous", "sous"})
+
+
+class Unit(StrEnum):
+    """What a number measures."""
+
+    CELSIUS = "celsius"
+    SYSTOLIC_MMHG = "systolic_mmhg"
+    SINCE_DAYS = "since_days"
+    AGO_DAYS = "ago_days"
+    AGE_YEARS = "age_years"
+    PREGNANCY_WEEKS = "pregnancy_weeks"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A number with its unit at tokens `start` to `end` (excluded) of the document."""
+
+    unit: Unit
+    value: float
+    start: int
+    end: int
+
+
+def find_measures(tokens: Sequence[Token], numbers: Mapping[str, int]) -> tuple[Measure, ...]:
+    """Every measure of a document, in reading order; `numbers` maps number words to values."""
+    found: list[Measure] = []
+    words = [token.word for token in tokens]
+    for index in range(len(words)):
+        value = _value(words[index], numbers)
+        if value is None:
+            continue
+        for measure in (
+            _pressure(words, index, value),
+            _temperature(words, index, value),
+            *_durations(words, index, value),
+        ):
+            if measure is not None:
+                found.append(measure)
+    return tuple(found)
+
+
+def _value(word: str, numbers: Mapping[str, int]) -> float | None:
+    if word[0].isdigit():
+        return float(word.replace(",", "."))
+    return float(numbers[word]) if word in numbers else None
+
+
+def _at(words: Sequence[str], index: int) -> str:
+    return words[index] if 0 <= index < len(words) else ""
+
+
+def _temperature(words: Sequence[str], index: int, value: float) -> Measure | None:
+    """38.4, "39°", "39 de fièvre", "38 5": a plausible body temperature with a decimal, a degree or a fever word."""
+    if not words[index][0].isdigit() or not _LOWEST_C <= value <= _HIGHEST_C:
+        return None
+    if _at(words, index + 1) in _DAYS_PER_UNIT or _at(words, index - 1) == "/" or _at(words, index + 1) == "/":
+        return None
+    near = set(words[max(0, index - 4) : index + 4])
+    decimal = "," in words[index] or "." in words[index]
+    degree = _at(words, index + 1) in ("°", "c", "º")
+    split_decimal = _at(words, index + 1).isdigit() and len(words[index + 1]) == 1
+    alone = _at(words, index - 1) in ("a", "ai") and _at(words, index + 1) in (
+        "",
+        ",",
+        ".",
+        "!",
+        "depuis",
+        "ce",
+        "hier",
+    )
+    if split_decimal:
+        return Measure(Unit.CELSIUS, value + int(words[index + 1]) / 10, index, index + 2)
+    if decimal or degree or near & _FEVER_WORDS or (alone and value >= 38):
+        return Measure(Unit.CELSIUS, value, index, index + (2 if degree else 1))
+    return None
+
+
+def _pressure(words: Sequence[str], index: int, value: float) -> Measure | None:
+    """Systolic pressure in mmHg: "17/10", "170/100"."""
+    if _at(words, index + 1) != "/" or not _at(words, index + 2).isdigit():
+        return None
+    low = float(words[index + 2])
+    if 8 <= value <= 26 and 4 <= low <= 16 and low < value:
+        return Measure(Unit.SYSTOLIC_MMHG, value * 10, index, index + 3)
+    if 80 <= value <= 260 and 40 <= low <= 160 and low < value:
+        return Measure(Unit.SYSTOLIC_MMHG, value, index, index + 3)
+    return None
+
+
+def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measure]:
+    unit = _at(words, index + 1)
+    if unit not in _DAYS_PER_UNIT:
+        return
+    days = value * _DAYS_PER_UNIT[unit]
+    before = tuple(words[max(0, index - 4) : index])
+    if (ago := _opens(before, _AGO)) is not None:
+        yield Measure(Unit.AGO_DAYS, days, index - ago, index + 2)
+    elif (since := _opens(before, _SINCE)) is not None:
+        yield Measure(Unit.SINCE_DAYS, days, index - since, index + 2)
+    elif (
+        _at(words, index + 2) in ("enceinte", "grossesse")
+        or "enceinte" in before
+        or (unit in ("semaines", "semaine") and "grossesse" in words[index + 2 : index + 5])
+    ):
+        yield Measure(Unit.PREGNANCY_WEEKS, days / 7, index, index + 2)
+    elif unit not in ("h", "heure", "heures", "min", "mn", "minutes", "minute", "nuit", "nuits") and _states_age(
+        words, index, unit
+    ):
+        yield Measure(Unit.AGE_YEARS, days / 365.25, index, index + 2)
+
+
+def _opens(before: tuple[str, ...], openings: Sequence[tuple[str, ...]]) -> int | None:
+    """How many words back the opening ("depuis", "ça fait") starts; at most one word ("environ") in between."""
+    for opening in openings:
+        for gap in (0, 1):
+            end = len(before) - gap
+            if end >= len(opening) and before[end - len(opening) : end] == opening:
+                return len(opening) + gap
+    return None
+
+
+def _states_age(words: Sequence[str], index: int, unit: str) -> bool:
+    previous = _at(words, index - 1)
+    if any(word in _NOT_AN_AGE for word in words[max(0, index - 2) : index]):
+        return False
+    if unit in ("an", "ans"):
+        return True
+    return previous in ("de", "d", "a") and unit in ("mois", "semaines", "jours", "semaine")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from backend.core.text import read
+
+    for measure in find_measures(read(" ".join(sys.argv[1:]), {}).tokens, {"trois": 3}):
+        print(measure)

@@ -1,0 +1,223 @@
+"""Text -> mentions: where the message states a finding, before asking whether it is affirmed or denied.
+
+Each sentence is scanned once: the keys it holds select the wordings that could be there, and a wording is found
+when all its keys stand close together in one clause. Longer wordings win over shorter ones inside them, except
+that a time course ("brutal") and a symptom live beside each other. Assertion is the business of `assertion.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
+
+from backend.core.entities import Mention
+from backend.core.lexicon import NEGATORS, Lexicon, Wording
+from backend.core.text import SENTENCE_ENDS, Document, Token
+
+_BREAKERS = frozenset({"mais", "sauf", "hormis", "cependant", "pourtant", "toutefois"})
+_TIME_UNITS = frozenset({"an", "ans", "mois", "semaine", "semaines", "jour", "jours", "heure", "heures", "h", "fois"})
+_COORDINATORS = frozenset({"et", "ou", "ni"})
+_JOINTS = frozenset({"et", "ou", "ni", ","})
+_SUBJECTS = frozenset({"j", "je", "il", "elle", "on", "ca", "c", "ils", "elles"})
+_MOST_LIGHT_WORDS = 6
+_MOST_LIGHT_WORDS_IN_PHRASE = 2
+
+
+class Kin(Protocol):
+    """What the matcher needs to know of findings to let a longer wording swallow a shorter one."""
+
+    def relatives(self, finding: str) -> Container[str]:
+        """Parents and children of a finding, at any distance."""
+        ...
+
+    def is_course(self, finding: str) -> bool:
+        """Whether it is a time course or a trigger, which lives beside a symptom ("douleur brutale")."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    wording: Wording
+    tokens: tuple[int, ...]
+    shared_words: int
+    coordinated: bool
+
+    @property
+    def spread(self) -> int:
+        return max(self.tokens) - min(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """The tokens of one sentence, the keys each may stand for, and its words with typing errors in cues mended.
+
+    `first` is the index in the document of the first token.
+    """
+
+    first: int
+    tokens: tuple[Token, ...]
+    keys: tuple[tuple[str, ...], ...]
+    words: tuple[str, ...]
+
+
+def split_sentences(document: Document, lexicon: Lexicon, cue_words: Container[str]) -> tuple[Sentence, ...]:
+    """The sentences of a document, with every word read through the lexicon."""
+    sentences: list[Sentence] = []
+    for _, group in groupby(enumerate(document.tokens), key=lambda item: item[1].sentence):
+        numbered = [(index, token) for index, token in group if token.word not in SENTENCE_ENDS]
+        if numbered:
+            tokens = tuple(token for _, token in numbered)
+            keys = tuple(lexicon.readings(token.word) for token in tokens)
+            words = tuple(_mended(token.word, lexicon, cue_words) for token in tokens)
+            sentences.append(Sentence(numbered[0][0], tokens, keys, words))
+    return tuple(sentences)
+
+
+def _mended(word: str, lexicon: Lexicon, cue_words: Container[str]) -> str:
+    return next((form for form in lexicon.corrections(word) if form in cue_words), word)
+
+
+def find_mentions(
+    sentences: Sequence[Sentence], lexicon: Lexicon, distributive: Container[str], kin: Kin | None
+) -> tuple[Mention, ...]:
+    """Every wording found, in reading order; state, person and remoteness are not decided yet.
+
+    `distributive` keys may reach over "et" ("mal au dos et au ventre"). `kin` says which findings a longer wording
+    swallows; None keeps every match. Cost: about 2 ms for 500 characters and 8,000 wordings.
+    """
+    found: list[Mention] = []
+    for sentence in sentences:
+        matches = _matches(sentence, lexicon, distributive)
+        chosen = _choose(matches, kin) if kin is not None else matches
+        found.extend(_to_mention(sentence, match) for match in chosen)
+    return tuple(sorted(found, key=lambda mention: (mention.start, mention.end, mention.finding)))
+
+
+def _matches(sentence: Sentence, lexicon: Lexicon, distributive: Container[str]) -> list[_Match]:
+    places: dict[str, list[int]] = defaultdict(list)
+    for index, (token, keys) in enumerate(zip(sentence.tokens, sentence.keys, strict=True)):
+        if token.is_word or token.word.isdigit():
+            for key in keys:
+                places[key].append(index)
+    matches = []
+    for key in list(places):
+        for wording in lexicon.by_anchor.get(key, ()):
+            if all(other in places for other in wording.keys):
+                for anchor in places[key]:
+                    if match := _match(wording, key, anchor, places, sentence, lexicon, distributive):
+                        matches.append(match)
+    return matches
+
+
+def _match(
+    wording: Wording, key: str, anchor: int, places: Mapping[str, Sequence[int]], sentence: Sentence, lexicon: Lexicon,
+    distributive: Container[str],
+) -> _Match | None:  # fmt: skip
+    if wording.ordered:
+        arrangements = _arrange_in_order(wording, wording.keys.index(key), anchor, places)
+    else:
+        arrangements = _arrangements(wording, key, anchor, places)
+    for tokens in arrangements:
+        if _stands_close(wording, tokens, sentence, lexicon, distributive):
+            words = {token.word for token in sentence.tokens[tokens[0] : tokens[-1] + 1]}
+            coordinated = bool(words & _JOINTS)
+            return _Match(wording, tokens, sum(word in words for word in wording.words), coordinated)
+    return None
+
+
+def _arrangements(
+    wording: Wording, key: str, anchor: int, places: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[int, ...]]:
+    """Ways to place every key around the anchor, each at its nearest place on either side, tightest first."""
+    choices: list[list[int]] = []
+    for other in wording.keys:
+        if other == key:
+            continue
+        before = [place for place in places[other] if place < anchor][-1:]
+        after = [place for place in places[other] if place > anchor][:1]
+        choices.append(before + after)
+    found = {tuple(sorted({anchor, *choice})) for choice in itertools.product(*choices)}
+    whole = (tokens for tokens in found if len(tokens) == len(wording.keys))
+    yield from sorted(whole, key=lambda tokens: (tokens[-1] - tokens[0], tokens))
+
+
+def _arrange_in_order(
+    wording: Wording, position: int, anchor: int, places: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[int, ...]]:
+    """The one way to place the keys in their order, each as near as can be to its neighbour, if there is one."""
+    tokens = [anchor]
+    for other in reversed(wording.keys[:position]):
+        before = [place for place in places[other] if place < tokens[0]]
+        if not before:
+            return
+        tokens.insert(0, before[-1])
+    for other in wording.keys[position + 1 :]:
+        after = [place for place in places[other] if place > tokens[-1]]
+        if not after:
+            return
+        tokens.append(after[0])
+    yield tuple(tokens)
+
+
+def _stands_close(
+    wording: Wording, tokens: tuple[int, ...], sentence: Sentence, lexicon: Lexicon, distributive: Container[str]
+) -> bool:
+    own = set(tokens)
+    gap = [index for index in range(tokens[0], tokens[-1]) if index not in own]
+    if wording.phrase:
+        most = _MOST_LIGHT_WORDS_IN_PHRASE * (len(tokens) - 1)
+        return len(gap) <= most and all(sentence.tokens[i].word in lexicon.light for i in gap)
+    several = len(wording.keys) > 2 and not wording.ordered
+    foreign = light = 0
+    for index in gap:
+        word = sentence.tokens[index].word
+        if word in _BREAKERS or (not several and word == ","):
+            return False
+        if word in _COORDINATORS:
+            follows = sentence.tokens[index + 1].word
+            if follows in _SUBJECTS or not (several or any(key in distributive for key in sentence.keys[tokens[0]])):
+                return False
+        elif word in lexicon.light or word in NEGATORS or word in _TIME_UNITS or not word[0].isalpha():
+            light += 1
+        else:
+            foreign += 1
+    return foreign <= (2 if several else 1) and light <= _MOST_LIGHT_WORDS
+
+
+def _choose(matches: list[_Match], kin: Kin) -> list[_Match]:
+    """The matches that no better match swallows. Better: more keys, tighter, more of the typed words."""
+    matches.sort(key=lambda m: (-len(m.tokens), m.spread, -m.shared_words, m.wording.target, m.tokens))
+    chosen: list[_Match] = []
+    for match in matches:
+        tokens = set(match.tokens)
+        if not any(_swallows(other, match, tokens & set(other.tokens), kin) for other in chosen):
+            chosen.append(match)
+    return chosen
+
+
+def _swallows(bigger: _Match, smaller: _Match, shared: set[int], kin: Kin) -> bool:
+    """Whether `smaller` says nothing more: the same finding, or inside a wording of its own family or of one piece."""
+    if not shared:
+        return False
+    one, other = bigger.wording.target, smaller.wording.target
+    if one == other or shared == set(bigger.tokens):
+        return True
+    if len(shared) < len(smaller.tokens):
+        return False
+    if one in kin.relatives(other):
+        return True
+    return not (bigger.coordinated or kin.is_course(one) or kin.is_course(other))
+
+
+def _to_mention(sentence: Sentence, match: _Match) -> Mention:
+    first, last = match.tokens[0], match.tokens[-1]
+    return Mention(
+        finding=match.wording.target,
+        start=sentence.tokens[first].start,
+        end=sentence.tokens[last].end,
+        tokens=tuple(sentence.first + index for index in match.tokens),
+    )

@@ -1,0 +1,231 @@
+"""Whom a mention is about: the patient, or somebody else ("ma mère est diabétique, et moi j'ai soif").
+
+The patient is the writer, unless the message is about a relative ("mon mari est tout jaune"). Each mention takes
+the nearest person to its left in the sentence; a mention with none is the patient's. Not covered: several
+patients in one message (the red-flag rules look at each person apart, see `diagnose.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from backend.core.cues import Cue, CueKind, Cues
+from backend.core.entities import Mention, Patient
+from backend.core.measures import Measure, Unit
+from backend.core.mentions import Sentence
+
+WRITER = "je"
+FAMILY = "famille"
+_NOT_SAID = ""
+_THIRD_PERSON = frozenset({"il", "elle", "ils", "elles"})
+_IMPERSONAL_AFTER = frozenset({"y", "faut", "fait", "fallait", "parait", "semble", "m", "me"})
+_CHILD_AGE = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """Who each mention is about (by index of the mention; "" is not said), and who the patient is ("" the writer)."""
+
+    of_mention: tuple[str, ...]
+    patient: str
+
+    def is_patient(self, index: int) -> bool:
+        """True when the mention is about the patient."""
+        person = self.of_mention[index]
+        if person == _NOT_SAID:
+            return True
+        return person == (self.patient or WRITER)
+
+
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    start: int
+    person: str
+    owns: bool
+    """Whether mentions to the right belong to this person (not so in "ma mère dit que ...")."""
+
+
+def find_people(
+    sentences: Sequence[Sentence],
+    found_cues: Sequence[Mapping[CueKind, list[Cue]]],
+    mentions: Sequence[Mention],
+    disease_targets: frozenset[str],
+    measures: Sequence[Measure],
+    patient: Patient,
+    cues: Cues,
+) -> People:
+    """Attribute each mention; `disease_targets` (diseases people have) never make a relative the patient."""
+    of_mention = [_NOT_SAID] * len(mentions)
+    seen: list[str] = []
+    announced = _NOT_SAID
+    for sentence, found in zip(sentences, found_cues, strict=True):
+        markers = _markers(sentence, found, cues)
+        seen.extend(marker.person for marker in markers if marker.owns and marker.person != WRITER)
+        announced = announced or _announced(found, markers)
+        for index, mention in enumerate(mentions):
+            if sentence.first <= mention.tokens[0] < sentence.first + len(sentence.tokens):
+                of_mention[index] = _owner(mention, sentence, markers, found)
+    counts = Counter(
+        person
+        for person, mention in zip(of_mention, mentions, strict=True)
+        if person not in (_NOT_SAID, FAMILY) and mention.finding not in disease_targets and not mention.remote
+    )
+    aged = _aged_relatives(sentences, found_cues, measures, cues)
+    who = announced or _patient(counts, seen, aged, patient, cues)
+    return People(tuple(of_mention), "" if who == WRITER else who)
+
+
+def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], cues: Cues) -> list[_Marker]:
+    """Every person named in a sentence, in order; il and elle stand for the relative named before them."""
+    words = sentence.words
+    relatives = {cue.start: cue for cue in _relatives(sentence, found, cues)}
+    markers: list[_Marker] = []
+    index = 0
+    while index < len(words):
+        if index in relatives:
+            cue = relatives[index]
+            saying = any(word in cues.saying for word in words[cue.end : cue.end + 4] if word not in (",",))
+            markers.append(_Marker(index, cue.text, owns=not saying))
+            index = cue.end
+            continue
+        word = words[index]
+        follows = words[index + 1] if index + 1 < len(words) else ""
+        if word in cues.first_person and index + 1 not in relatives and index + 2 not in relatives:
+            markers.append(_Marker(index, WRITER, owns=True))
+        elif word in _THIRD_PERSON and follows not in _IMPERSONAL_AFTER:
+            earlier = [marker for marker in markers if marker.person != WRITER]
+            if earlier:
+                markers.append(_Marker(index, earlier[-1].person, owns=True))
+        index += 1
+    return markers
+
+
+def _relatives(sentence: Sentence, found: Mapping[CueKind, list[Cue]], cues: Cues) -> list[Cue]:
+    kept: list[Cue] = []
+    for cue in found[CueKind.RELATIVE]:
+        before = sentence.words[max(0, cue.start - 3) : cue.start]
+        wanted = cues.strict_possessives if cue.text in cues.needs_possessive else cues.possessives
+        owned = any(word in wanted for word in before)
+        if (owned or cue.text in ("maman", "papa")) and not any(cue.overlaps(other) for other in kept):
+            kept.append(cue)
+    return kept
+
+
+def _announced(found: Mapping[CueKind, list[Cue]], markers: Sequence[_Marker]) -> str:
+    """The relative of "c'est pour ma fille", "au sujet de mon père"; "je" of "je vous écris pour moi"."""
+    for cue in found[CueKind.ABOUT_RELATIVE]:
+        for marker in markers:
+            if cue.end <= marker.start <= cue.end + 3:
+                return marker.person
+    return _NOT_SAID
+
+
+def _owner(mention: Mention, sentence: Sentence, markers: Sequence[_Marker], found: Mapping[CueKind, list[Cue]]) -> str:
+    first, last = (mention.tokens[0] - sentence.first, mention.tokens[-1] - sentence.first)
+    if any(abs(cue.start - last) <= 8 and cue.start >= first for cue in found[CueKind.FAMILY]):
+        return FAMILY
+    if any(cue.end <= first and first - cue.end <= 6 for cue in found[CueKind.FAMILY]):
+        return FAMILY
+    owners = [marker for marker in markers if marker.start <= last and marker.owns]
+    if owners:
+        return owners[-1].person
+    for marker in markers:
+        if marker.owns and marker.start > last and marker.person != WRITER:
+            between = sentence.words[last + 1 : marker.start]
+            if 0 < len(between) <= 4 and between[0] in ("pour", "chez"):
+                return marker.person
+    return _NOT_SAID
+
+
+def _aged_relatives(
+    sentences: Sequence[Sentence],
+    found_cues: Sequence[Mapping[CueKind, list[Cue]]],
+    measures: Sequence[Measure],
+    cues: Cues,
+) -> list[str]:
+    """Relatives named with their age: "ma fille de 3 ans", "mon père, 72 ans"."""
+    aged = []
+    for sentence, found in zip(sentences, found_cues, strict=True):
+        for cue in _relatives(sentence, found, cues):
+            end = sentence.first + cue.end
+            if any(m.unit is Unit.AGE_YEARS and 0 <= m.start - end <= 3 for m in measures):
+                aged.append(cue.text)
+    return aged
+
+
+def _patient(counts: Counter[str], seen: Sequence[str], aged: Sequence[str], patient: Patient, cues: Cues) -> str:
+    """The person most mentions are about; a child's age in the fields, or an age in the text, settles a tie."""
+    relatives = [person for person in dict.fromkeys(seen) if person != FAMILY]
+    if patient.age is not None and patient.age < _CHILD_AGE:
+        children = [person for person in relatives if cues.relatives.get(person, {}).get("child")]
+        if children:
+            return max(children, key=lambda person: counts[person])
+    named = [person for person in relatives if counts[person] or person in aged]
+    if not named:
+        return WRITER
+    best = max(named, key=lambda person: (counts[person], person in aged))
+    if counts[best] > counts[WRITER] or (counts[best] == counts[WRITER] and best in aged):
+        return best
+    return WRITER
+
+
+def traits(
+    sentences: Sequence[Sentence],
+    found_cues: Sequence[Mapping[CueKind, list[Cue]]],
+    measures: Sequence[Measure],
+    who: str,
+    cues: Cues,
+) -> Patient:
+    """Age (years), sex and pregnancy that the text itself gives of the patient `who` ("" the writer)."""
+    words = [word for sentence in sentences for word in sentence.words]
+    sex = cues.relatives.get(who, {}).get("sex") if who else _own_sex(words)
+    ages = [measure for measure in measures if measure.unit is Unit.AGE_YEARS and measure.value <= 120]
+    age = None
+    if who:
+        ends = [
+            sentence.first + cue.end
+            for sentence, found in zip(sentences, found_cues, strict=True)
+            for cue in found[CueKind.RELATIVE]
+            if cue.text == who
+        ]
+        near = [measure for measure in ages for end in ends if 0 <= measure.start - end <= 3]
+        usual = cues.relatives.get(who, {}).get("age")
+        age = near[0].value if near else (ages[0].value if len(ages) == 1 else usual)
+    elif ages:
+        own = [m for m in ages if not _follows_relative(m, sentences, found_cues)]
+        age = own[0].value if own else None
+    pregnant = _pregnant(words, measures)
+    return Patient(age=age, sex="F" if pregnant and not sex else sex, pregnant=pregnant)
+
+
+def _follows_relative(
+    measure: Measure, sentences: Sequence[Sentence], found_cues: Sequence[Mapping[CueKind, list[Cue]]]
+) -> bool:
+    return any(
+        0 <= measure.start - (sentence.first + cue.end) <= 4
+        for sentence, found in zip(sentences, found_cues, strict=True)
+        for cue in found[CueKind.RELATIVE]
+    )
+
+
+def _own_sex(words: Sequence[str]) -> str | None:
+    text = " ".join(words)
+    if "je suis une femme" in text or "une femme de" in text or "je suis une fille" in text:
+        return "F"
+    if "je suis un homme" in text or "un homme de" in text or "je suis un garcon" in text:
+        return "M"
+    return None
+
+
+def _pregnant(words: Sequence[str], measures: Sequence[Measure]) -> bool | None:
+    if any(measure.unit is Unit.PREGNANCY_WEEKS for measure in measures):
+        return True
+    for index, word in enumerate(words):
+        if word == "enceinte":
+            before = words[max(0, index - 4) : index]
+            if "pas" in before or "si" in before or "jamais" in before:
+                return None
+            return True
+    return None

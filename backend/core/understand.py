@@ -1,0 +1,131 @@
+"""One message -> what it says: findings with state, place and person, the patient's traits, and what stayed unread.
+
+This is the whole reading of the text, in order: normalise, find mentions, add measured numbers, decide the state
+of each and attribute it to a person, decide its state. Nothing here ranks or triages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from backend.core.assertion import Context, assert_mention
+from backend.core.cues import Cue, CueKind
+from backend.core.entities import Mention, Patient, Span, State
+from backend.core.knowledge import Knowledge
+from backend.core.measures import Measure, find_measures
+from backend.core.mentions import Sentence, find_mentions, split_sentences
+from backend.core.people import find_people, traits
+from backend.core.text import Document, read
+
+_SHORTEST_UNREAD_WORDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the text says. `mentions` are findings, `flag_mentions` the text patterns of red-flag rules.
+
+    `patient` holds what the text itself says of the patient; `person` is "" for the writer, else the relative.
+    """
+
+    document: Document
+    mentions: tuple[Mention, ...]
+    flag_mentions: tuple[Mention, ...]
+    patient: Patient
+    person: str
+    unmatched: tuple[Span, ...]
+
+
+def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
+    """Read `text` (as sent) about `patient` (the fields of the request). Cost: about 2 ms for 500 characters."""
+    document = read(text, knowledge.sms)
+    sentences = split_sentences(document, knowledge.lexicon, knowledge.cue_words)
+    measures = find_measures(document.tokens, knowledge.numbers)
+    found_cues = [knowledge.cues.find(sentence.words) for sentence in sentences]
+    mentions = [
+        *find_mentions(sentences, knowledge.lexicon, knowledge.distributive, knowledge),
+        *_measured(measures, document, knowledge),
+    ]
+    flags = _find_flags(document, knowledge)
+    everything = sorted([*mentions, *flags], key=lambda m: (m.start, m.end, m.finding))
+    asserted = _assert_all(everything, sentences, found_cues, measures, knowledge)
+    people = find_people(sentences, found_cues, asserted, knowledge.diseases, measures, patient, knowledge.cues)
+    stated = []
+    for index, mention in enumerate(asserted):
+        shared = mention.finding in knowledge.findings and knowledge.findings[mention.finding].about_others
+        person = "" if shared or people.is_patient(index) else people.of_mention[index]
+        state = State.OTHER if person and mention.state in (State.PRESENT, State.PAST) else mention.state
+        stated.append(replace(mention, person=person, state=state))
+    return Reading(
+        document=document,
+        mentions=tuple(m for m in stated if m.finding in knowledge.findings),
+        flag_mentions=tuple(m for m in stated if m.finding not in knowledge.findings),
+        patient=traits(sentences, found_cues, measures, people.patient, knowledge.cues),
+        person=people.patient,
+        unmatched=_unread(document, sentences, stated, found_cues, measures, knowledge),
+    )
+
+
+def _find_flags(document: Document, knowledge: Knowledge) -> tuple[Mention, ...]:
+    sentences = split_sentences(document, knowledge.flag_lexicon, knowledge.cue_words)
+    return find_mentions(sentences, knowledge.flag_lexicon, knowledge.distributive, None)
+
+
+def _measured(measures: Sequence[Measure], document: Document, knowledge: Knowledge) -> list[Mention]:
+    """The findings that numbers state: 39.5 is a fever, "depuis trois semaines" a duration."""
+    mentions = []
+    for measure in measures:
+        for finding, bounds in knowledge.measured.get(measure.unit, ()):
+            if bounds.min <= measure.value <= bounds.max:
+                tokens = tuple(range(measure.start, measure.end))
+                start, end = document.tokens[tokens[0]].start, document.tokens[tokens[-1]].end
+                mentions.append(Mention(finding, start, end, tokens))
+    return mentions
+
+
+def _assert_all(
+    mentions: Sequence[Mention],
+    sentences: Sequence[Sentence],
+    found_cues: Sequence[Mapping[CueKind, list[Cue]]],
+    measures: Sequence[Measure],
+    knowledge: Knowledge,
+) -> list[Mention]:
+    contexts = []
+    for sentence, cues in zip(sentences, found_cues, strict=True):
+        end = sentence.first + len(sentence.tokens)
+        findings = [m for m in mentions if m.finding in knowledge.findings]
+        owned = {token - sentence.first for m in findings for token in m.tokens if sentence.first <= token < end}
+        contexts.append(Context(sentence, cues, measures, frozenset(owned), knowledge.lexicon.light))
+    stated = []
+    for mention in mentions:
+        context = next(c for c in reversed(contexts) if c.sentence.first <= mention.tokens[0])
+        stated.append(assert_mention(mention, context, mention.finding in knowledge.diseases))
+    return stated
+
+
+def _unread(
+    document: Document,
+    sentences: Sequence[Sentence],
+    mentions: Sequence[Mention],
+    found_cues: Sequence[Mapping[CueKind, list[Cue]]],
+    measures: Sequence[Measure],
+    knowledge: Knowledge,
+) -> tuple[Span, ...]:
+    """Clauses in which nothing was understood: no mention, no measure, no cue, and at least two telling words."""
+    used = {token for mention in mentions for token in mention.tokens}
+    used |= {token for measure in measures for token in range(measure.start, measure.end)}
+    spans = []
+    for sentence, cues in zip(sentences, found_cues, strict=True):
+        kinds = (CueKind.POLITENESS, CueKind.RELATIVE, CueKind.UNCERTAIN, CueKind.RESOLVED_AFTER)
+        cued = {index for kind in kinds for cue in cues[kind] for index in range(cue.start, cue.end)}
+        clauses: dict[int, list[int]] = {}
+        for index, token in enumerate(sentence.tokens):
+            clauses.setdefault(token.clause, []).append(index)
+        for indices in clauses.values():
+            words = [i for i in indices if sentence.tokens[i].is_word]
+            telling = [i for i in words if sentence.words[i] not in knowledge.lexicon.light and i not in cued]
+            read_already = any(sentence.first + i in used for i in indices)
+            if len(telling) >= _SHORTEST_UNREAD_WORDS and not read_already:
+                start, end = sentence.tokens[words[0]].start, sentence.tokens[words[-1]].end
+                spans.append(Span(start, end, document.quote(start, end)))
+    return tuple(spans)
