@@ -1,0 +1,306 @@
+"""Load, validate and index the knowledge base of `data/`.
+
+`load(folder)` reads the JSON files, checks every reference, and compiles the lexicon; all problems are reported
+together as one `KnowledgeError`. The result is frozen. What it does not do: judge the medicine (see `lint.py`,
+and `docs/knowledge.md` for reviewers).
+
+Try it: `python -m backend.core.knowledge`
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from backend.core.cues import Cues
+from backend.core.entities import (
+    Case,
+    Condition,
+    Finding,
+    Kind,
+    Link,
+    Measured,
+    Pathology,
+    RedFlag,
+    Source,
+)
+from backend.core.errors import KnowledgeError
+from backend.core.lexicon import Lexicon
+from backend.core.rows import (
+    CaseRow,
+    ConditionRow,
+    FindingRow,
+    FrenchRow,
+    PathologyRow,
+    RedFlagRow,
+    SourceRow,
+)
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+NAMED = "named_"
+FILES = (
+    "pathologies.json", "findings.json", "red_flags.json", "cues.json", "sources.json", "french.json",
+    "lookalikes.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """The knowledge base, frozen. `version` is the first 12 hex digits of the SHA-256 of its files."""
+
+    version: str
+    findings: Mapping[str, Finding]
+    pathologies: Mapping[str, Pathology]
+    red_flags: tuple[RedFlag, ...]
+    sources: Mapping[str, Source]
+    cues: Cues
+    sms: Mapping[str, str]
+    numbers: Mapping[str, int]
+    distributive: frozenset[str]
+    lexicon: Lexicon
+    flag_lexicon: Lexicon
+
+    @cached_property
+    def diseases(self) -> frozenset[str]:
+        """Findings that name a disease: a relative's disease never makes that relative the patient."""
+        return frozenset(finding.id for finding in self.findings.values() if finding.kind is Kind.HISTORY)
+
+    @cached_property
+    def cue_words(self) -> frozenset[str]:
+        """Words of cues long enough to be worth correcting."""
+        return frozenset(word for word in self.cues.words() if len(word) >= 5)
+
+    @cached_property
+    def measured(self) -> Mapping[str, tuple[tuple[str, Measured], ...]]:
+        """For each unit, the findings that a number in it can state."""
+        by_unit: dict[str, list[tuple[str, Measured]]] = defaultdict(list)
+        for finding in self.findings.values():
+            for measured in finding.measures:
+                by_unit[measured.unit].append((finding.id, measured))
+        return {unit: tuple(found) for unit, found in by_unit.items()}
+
+    @cached_property
+    def _relatives(self) -> Mapping[str, frozenset[str]]:
+        found: dict[str, set[str]] = defaultdict(set)
+        for finding in self.findings:
+            for parent in self.ancestors(finding):
+                found[finding].add(parent)
+                found[parent].add(finding)
+        return {finding: frozenset(relatives) for finding, relatives in found.items()}
+
+    def relatives(self, finding: str) -> frozenset[str]:
+        """Parents and children of a finding, at any distance."""
+        return self._relatives.get(finding, frozenset())
+
+    def is_course(self, finding: str) -> bool:
+        """Whether a finding is a time course or a trigger."""
+        return self.findings[finding].kind is Kind.COURSE
+
+    def ancestors(self, finding: str) -> tuple[str, ...]:
+        """The parents of a finding, nearest first."""
+        line = []
+        parent = self.findings[finding].parent
+        while parent is not None:
+            line.append(parent)
+            parent = self.findings[parent].parent
+        return tuple(line)
+
+    def group_of(self, finding: str) -> str:
+        """The name under which a finding is damped with those that say nearly the same."""
+        line = (finding, *self.ancestors(finding))
+        return next((group for f in line if (group := self.findings[f].group)), line[-1])
+
+
+def load(folder: Path = DATA) -> Knowledge:
+    """Read `folder` (the files in `FILES`).
+
+    Raises:
+        KnowledgeError: a file is missing or malformed, or a reference leads nowhere.
+    """
+    contents = _read_files(folder)
+    sources: dict[str, SourceRow] = _parse(contents, "sources.json", dict[str, SourceRow])
+    findings: list[FindingRow] = _parse(contents, "findings.json", list[FindingRow])
+    pathologies: list[PathologyRow] = _parse(contents, "pathologies.json", list[PathologyRow])
+    red_flags: list[RedFlagRow] = _parse(contents, "red_flags.json", list[RedFlagRow])
+    french: FrenchRow = _parse(contents, "french.json", FrenchRow)
+    lookalikes: list[str] = _parse(contents, "lookalikes.json", list[str])
+    cues_data: dict[str, Any] = _parse(contents, "cues.json", dict[str, Any])
+    problems = [
+        *_check_findings(findings),
+        *_check_pathologies(pathologies, {row.id for row in findings}, sources),
+        *_check_red_flags(red_flags, {row.id for row in findings}, sources),
+    ]
+    if problems:
+        raise KnowledgeError(problems)
+    cited = {key: Source(row.title, row.publisher, row.year, row.url) for key, row in sources.items()}
+    known = {row.id: _to_pathology(row, cited) for row in pathologies}
+    said = {row.id: _to_finding(row) for row in findings}
+    for pathology in known.values():
+        said[pathology.history_finding] = _name_of(pathology, said)
+    flags = tuple(_to_red_flag(row, cited) for row in red_flags)
+    cues = Cues(cues_data)
+    other_words = cues.words() | set(french.numbers)
+    lexicon = Lexicon({f.id: f.lay for f in said.values()}, french.families, french.light, other_words, lookalikes)
+    flag_lexicon = Lexicon(
+        {f"{flag.id}/{index}": c.texts for flag in flags for index, c in enumerate(flag.when)},
+        french.families, french.light, other_words, lookalikes,
+    )  # fmt: skip
+    return Knowledge(
+        version=_version(contents.values()),
+        findings=said,
+        pathologies=known,
+        red_flags=flags,
+        sources=cited,
+        cues=cues,
+        sms=french.sms,
+        numbers=french.numbers,
+        distributive=frozenset(lexicon.key(word) for word in french.distributive),
+        lexicon=lexicon,
+        flag_lexicon=flag_lexicon,
+    )
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    missing = [f"{name}: missing from {folder}" for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise KnowledgeError(missing)
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def _version(contents: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()[:12]
+
+
+def _parse(contents: Mapping[str, bytes], name: str, shape: Any) -> Any:  # noqa: ANN401 - any shape of row
+    try:
+        return TypeAdapter(shape).validate_json(contents[name])
+    except ValidationError as error:
+        places = [
+            f"{name}: {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise KnowledgeError(places) from None
+
+
+def _twice(ids: Sequence[str], what: str) -> list[str]:
+    return [f"{what} {repeated}: defined twice" for repeated in sorted({i for i in ids if ids.count(i) > 1})]
+
+
+def _check_findings(rows: Sequence[FindingRow]) -> list[str]:
+    by_id = {row.id: row for row in rows}
+    problems = _twice([row.id for row in rows], "finding")
+    for row in rows:
+        if row.id.startswith(NAMED):
+            problems.append(f"finding {row.id}: the prefix {NAMED} is kept for the names of diseases")
+        seen = {row.id}
+        parent = row.parent
+        while parent is not None:
+            if parent not in by_id:
+                problems.append(f"finding {row.id}: unknown parent {parent}")
+                break
+            if parent in seen:
+                problems.append(f"finding {row.id}: is its own ancestor")
+                break
+            seen.add(parent)
+            parent = by_id[parent].parent
+    return problems
+
+
+def _check_pathologies(rows: Sequence[PathologyRow], findings: set[str], sources: Mapping[str, Any]) -> list[str]:
+    problems = _twice([row.id for row in rows], "pathology")
+    for row in rows:
+        listed = [link.id for link in row.findings]
+        problems += _twice(listed, f"pathology {row.id}: finding")
+        problems += [f"pathology {row.id}: unknown finding {f}" for f in listed if f not in findings]
+        problems += [f"pathology {row.id}: unknown source {s}" for s in row.sources if s not in sources]
+        if row.history_finding is not None and row.history_finding not in findings:
+            problems.append(f"pathology {row.id}: unknown history finding {row.history_finding}")
+        if len(row.prevalence) != 5:
+            problems.append(f"pathology {row.id}: prevalence needs all five age bands")
+    return problems
+
+
+def _check_red_flags(rows: Sequence[RedFlagRow], findings: set[str], sources: Mapping[str, Any]) -> list[str]:
+    problems = _twice([row.id for row in rows], "red flag")
+    for row in rows:
+        for condition in row.when:
+            if not condition.findings and not condition.text:
+                problems.append(f"red flag {row.id}: an alternative has neither findings nor text")
+            for wanted in _alternatives(condition):
+                problems += [f"red flag {row.id}: unknown finding {f}" for f in wanted if f not in findings]
+        problems += [f"red flag {row.id}: unknown source {s}" for s in row.sources if s not in sources]
+    return problems
+
+
+def _alternatives(condition: ConditionRow) -> tuple[tuple[str, ...], ...]:
+    return tuple((wanted,) if isinstance(wanted, str) else tuple(wanted) for wanted in condition.findings)
+
+
+def _to_finding(row: FindingRow) -> Finding:
+    return Finding(
+        id=row.id, label=row.label, article=row.article, kind=row.kind, importance=row.importance,
+        question=row.question, lay=tuple(row.lay), parent=row.parent, group=row.group,
+        measures=tuple(Measured(m.unit.value, m.min, m.max) for m in row.measures), about_others=row.about_others,
+    )  # fmt: skip
+
+
+def _to_pathology(row: PathologyRow, sources: Mapping[str, Source]) -> Pathology:
+    return Pathology(
+        id=row.id, name=row.name, article=row.article, name_en=row.name_en, aka=tuple(row.aka),
+        icd10=tuple(row.icd10), group=row.group, urgency=row.urgency, specialist=row.specialist,
+        prevalence={str(band): str(value) for band, value in row.prevalence.items()}, sex=row.sex,
+        links=tuple(Link(link.id, link.frequency) for link in row.findings), advice=row.advice,
+        when_to_worry=row.when_to_worry, history_finding=row.history_finding or NAMED + row.id,
+        sources=tuple(sources[key] for key in row.sources),
+    )  # fmt: skip
+
+
+def _name_of(pathology: Pathology, findings: Mapping[str, Finding]) -> Finding:
+    """The finding "this disease is known or named": its own, or the one that the pathology points to."""
+    names = (pathology.name, *pathology.aka)
+    own = findings.get(pathology.history_finding)
+    if own is not None:
+        taken = {wording for finding in findings.values() for wording in finding.lay}
+        fresh = tuple(name for name in names if name not in taken)
+        return replace(own, lay=(*own.lay, *fresh))
+    return Finding(
+        id=pathology.history_finding, label=pathology.name, article=pathology.article, kind=Kind.HISTORY,
+        importance=1, question=f"Avez-vous, ou avez-vous déjà eu, {pathology.phrase} ?", lay=names,
+    )  # fmt: skip
+
+
+def _to_red_flag(row: RedFlagRow, sources: Mapping[str, Source]) -> RedFlag:
+    return RedFlag(
+        id=row.id, label=row.label, level=row.level, phone=row.phone, message=row.message,
+        when=tuple(
+            Condition(_alternatives(c), tuple(c.text), c.age_min, c.age_max, c.sex, c.pregnant) for c in row.when
+        ),
+        positive=tuple(_to_case(case) for case in row.positive),
+        negative=tuple(_to_case(case) for case in row.negative),
+        sources=tuple(sources[key] for key in row.sources),
+    )  # fmt: skip
+
+
+def _to_case(row: str | CaseRow) -> Case:
+    return Case(row) if isinstance(row, str) else Case(row.text, row.age, row.sex, row.pregnant)
+
+
+if __name__ == "__main__":
+    import time
+
+    started = time.perf_counter()
+    base = load()
+    took_ms = 1000 * (time.perf_counter() - started)
+    print(f"version {base.version}, loaded in {took_ms:.0f} ms")
+    print(f"{len(base.pathologies)} pathologies, {len(base.findings)} findings, {len(base.red_flags)} red flags")
+    print(f"{len(base.lexicon.wordings)} wordings, {len(base.lexicon.vocabulary)} keys")
