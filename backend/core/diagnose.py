@@ -1,0 +1,159 @@
+"""One request, start to end: read this first.
+
+    text -> findings and persons -> red flags -> ranking -> urgency -> questions
+
+Everything a person is told, but the written reply, is decided here in milliseconds by rules and numbers. The reply
+is worded afterwards from the `Assessment` (`prompt.py`, `guard.py`, `wording.py`) and can change nothing in it.
+
+Try it: `python -m backend.core.diagnose "J'ai mal au ventre en bas à droite et un peu de fièvre"`
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from backend.core.entities import Answer, Assessment, Observation, Origin, Outcome, Patient, State, Urgency
+from backend.core.knowledge import Knowledge
+from backend.core.questions import choose_questions
+from backend.core.ranking import Ranking, counted_state
+from backend.core.red_flags import Fired, facts_of_others, facts_of_patient, find_red_flags, recent_past
+from backend.core.understand import Reading, read_message
+from backend.core.urgency import level_of_causes, triage
+
+DEFAULT_RESULTS = 5
+# Below this share for all known causes together, or without any telling finding, nothing is claimed.
+_LEAST_KNOWN = 0.15
+
+
+class Diagnoser:
+    """The knowledge base and its ranking, ready to assess messages. Frozen; safe to share between threads."""
+
+    def __init__(self, knowledge: Knowledge, ranking: Ranking | None = None) -> None:
+        self.knowledge = knowledge
+        self.ranking = ranking or Ranking(knowledge)
+
+    def assess(
+        self, text: str, patient: Patient, answers: Sequence[Answer] = (), max_results: int = DEFAULT_RESULTS
+    ) -> Assessment:
+        """Assess one message (as sent). Fields win over the text for ranking; for red flags either suffices."""
+        started = time.perf_counter()
+        reading = read_message(text, patient, self.knowledge)
+        known = tuple(answer for answer in answers if answer.finding in self.knowledge.findings)
+        ignored = tuple(answer.finding for answer in answers if answer.finding not in self.knowledge.findings)
+        ranked_as = _merge(patient, reading.patient)
+        observations = _observe(reading, known, ranked_as, self.knowledge)
+        understood = time.perf_counter()
+
+        fired = self._red_flags(reading, observations, patient, text)
+        scores = self.ranking.score(observations, ranked_as)
+        abstained = not _enough(observations, scores.p_other)
+        of_causes = self._level_of_causes(observations, ranked_as, fired)
+        order = scores.order
+        verdict = triage(fired, of_causes, self.ranking.pathologies[order[0]], abstained)
+        spoken_of = frozenset(f for o in observations for f in (o.finding.id, *self.knowledge.ancestors(o.finding.id)))
+        questions = choose_questions(
+            scores, spoken_of, verdict.level, ranked_as.sex, self.knowledge, self.ranking.weights
+        )
+        return Assessment(
+            outcome=Outcome.ABSTAINED if abstained else Outcome.ANSWERED,
+            triage=verdict,
+            differential=tuple(self.ranking.explain(scores, column) for column in order[:max_results]),
+            p_other=scores.p_other,
+            p_not_shown=float(scores.p_D[order[max_results:]].sum()),
+            observations=observations,
+            unmatched=reading.unmatched,
+            questions=questions,
+            ignored_evidence=ignored,
+            patient=ranked_as,
+            person=reading.person,
+            understand_ms=1000 * (understood - started),
+            rank_ms=1000 * (time.perf_counter() - understood),
+        )
+
+    def _red_flags(
+        self, reading: Reading, observations: Sequence[Observation], patient: Patient, text: str
+    ) -> tuple[Fired, ...]:
+        traits = (patient, reading.patient)
+        facts = facts_of_patient(observations, reading.flag_mentions, traits, text, self.knowledge)
+        passed = recent_past(reading.mentions, self.knowledge, text)
+        with_past = type(facts)({**passed, **facts.findings}, facts.texts, facts.patients)
+        fired = {f.rule.id: f for f in find_red_flags(with_past, self.knowledge)}
+        for other in facts_of_others(reading.mentions, reading.flag_mentions, text, self.knowledge):
+            fired = {f.rule.id: f for f in find_red_flags(other, self.knowledge)} | fired
+        return tuple(sorted(fired.values(), key=lambda f: (-f.rule.level.rank, f.rule.id)))
+
+    def _level_of_causes(
+        self, observations: Sequence[Observation], patient: Patient, fired: Sequence[Fired]
+    ) -> Urgency:
+        """The level of the likely causes, weighed with and without findings whose own rule says less (monotone)."""
+        alone = {
+            finding
+            for f in fired
+            if f.rule.level.rank < Urgency.EMERGENCY_DEPARTMENT.rank
+            for condition in f.rule.when
+            if len(condition.findings) == 1
+            for finding in condition.findings[0]
+        }
+        subsets: list[list[Observation]] = [[]]
+        for observation in observations:
+            if observation.finding.id in alone and counted_state(observation) is State.PRESENT and len(subsets) < 16:
+                subsets = [*subsets, *([*subset, observation] for subset in subsets)]
+            else:
+                for subset in subsets:
+                    subset.append(observation)
+        levels = []
+        for subset in subsets:
+            scores = self.ranking.score(subset, patient)
+            levels.append(level_of_causes(self.ranking.pathologies, scores.p_D, scores.p_other))
+        return max(levels, key=lambda level: level.rank)
+
+
+def _merge(fields: Patient, text: Patient) -> Patient:
+    """Fields win; what they do not say is taken from the text."""
+    return Patient(
+        age=fields.age if fields.age is not None else text.age,
+        sex=fields.sex or text.sex,
+        pregnant=fields.pregnant if fields.pregnant is not None else text.pregnant,
+    )
+
+
+def _observe(
+    reading: Reading, answers: Sequence[Answer], patient: Patient, knowledge: Knowledge
+) -> tuple[Observation, ...]:
+    """The findings of the answer: those of the text, in order, then the answers, which win for their finding."""
+    answered = {answer.finding for answer in answers}
+    observations = [
+        Observation(
+            knowledge.findings[m.finding], m.state, Origin.TEXT, m.start, m.end, reading.document.quote(m.start, m.end)
+        )
+        for m in reading.mentions
+        if m.finding not in answered
+    ]
+    observations += [Observation(knowledge.findings[a.finding], a.state, Origin.ANSWER) for a in answers]
+    told = {o.finding.id for o in observations}
+    if patient.pregnant is not None and "pregnancy" in knowledge.findings and "pregnancy" not in told:
+        state = State.PRESENT if patient.pregnant else State.ABSENT
+        observations.append(Observation(knowledge.findings["pregnancy"], state, Origin.ANSWER))
+    return tuple(observations)
+
+
+def _enough(observations: Sequence[Observation], p_other: float) -> bool:
+    """Whether enough was understood: a symptom or sign that counts, and known causes that matter."""
+    telling = any(counted_state(o) is State.PRESENT and o.finding.kind in ("symptom", "sign") for o in observations)
+    return telling and 1.0 - p_other >= _LEAST_KNOWN
+
+
+if __name__ == "__main__":
+    import sys
+
+    from backend.core.knowledge import load
+
+    result = Diagnoser(load()).assess(" ".join(sys.argv[1:]), Patient())
+    print(result.triage.level, "|", result.triage.message)
+    for cause in result.differential:
+        print(f"{cause.probability:6.1%}  {cause.pathology.name}  ({cause.pathology.urgency})")
+        for item in (*cause.evidence_for, *cause.evidence_against):
+            print(f"        {item.weight:+.2f}  {item.label}" + (f"  « {item.quote} »" if item.quote else ""))
+    for question in result.questions:
+        print("?", question.text, "|", question.why)
