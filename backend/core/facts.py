@@ -1,0 +1,105 @@
+"""Assessment -> the facts that a reply may use, and nothing else.
+
+The same record feeds the model prompt, the guard and the deterministic wording, in training and in serving. What is
+not in it cannot be said: a cause, a sign, an advice or a delay from elsewhere is refused by the guard.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from backend.core.entities import Assessment, Cause, Kind, Observation, Outcome, State, Urgency, join_article
+
+_SENTENCE = re.compile(r"(?<=[.!?…])\s+")
+_MOST_CAUSES = 3
+_MOST_SIGNS = 3
+_LEAST_P_OF_OTHER_CAUSES = 0.08
+_PROBABLE = 0.5
+_SIGN_KINDS = frozenset({Kind.SYMPTOM, Kind.SIGN, Kind.COURSE, Kind.CONTEXT, Kind.RISK})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a reply may say. Every text is French, ready for a sentence: causes and signs carry their article.
+
+    `who` is "vous" or the relative ("votre fille"). `alarm` is the label of the rule that set the level.
+    `questions` are only given when the assessment abstained.
+    """
+
+    level: Urgency
+    who: str
+    abstained: bool
+    probable: bool
+    causes: tuple[str, ...]
+    signs: tuple[str, ...]
+    alarm: str | None = None
+    phone: str | None = None
+    advice: str | None = None
+    worry: str | None = None
+    questions: tuple[str, ...] = ()
+
+    def texts(self) -> tuple[str, ...]:
+        """Every piece of text that may be quoted as it stands."""
+        optional = (self.alarm, self.phone, self.advice, self.worry)
+        return (*self.causes, *self.signs, *self.questions, *(text for text in optional if text))
+
+
+def facts_of(assessment: Assessment) -> Facts:
+    """The facts of one assessment."""
+    level = assessment.triage.level
+    abstained = assessment.outcome is Outcome.ABSTAINED
+    causes = () if abstained else _causes(assessment.differential)
+    first = causes[0] if causes else None
+    fired = [
+        reason for reason in assessment.triage.reasons if reason.rule not in ("likely_causes", "too_little_understood")
+    ]
+    alarm = _lower(fired[0].label) if fired and _sets_level(assessment) else None
+    return Facts(
+        level=level,
+        who=_who(assessment.person),
+        abstained=abstained,
+        probable=first is not None and first.probability >= _PROBABLE,
+        causes=tuple(cause.pathology.phrase for cause in causes),
+        signs=_signs(first, assessment.observations) if first else (),
+        alarm=alarm,
+        phone=assessment.triage.phone,
+        advice=_first(first.pathology.advice, 2 if len(causes) == 1 and not alarm else 1)
+        if first and _advice_fits(first, level)
+        else None,
+        worry=_first(first.pathology.when_to_worry, 1) if first and level is not Urgency.LIFE_THREATENING else None,
+        questions=tuple(question.text for question in assessment.questions[:2]) if abstained else (),
+    )
+
+
+def _who(person: str) -> str:
+    return join_article("votre", person) if person else "vous"
+
+
+def _causes(differential: tuple[Cause, ...]) -> tuple[Cause, ...]:
+    kept = [c for i, c in enumerate(differential[:_MOST_CAUSES]) if i == 0 or c.probability >= _LEAST_P_OF_OTHER_CAUSES]
+    return tuple(kept)
+
+
+def _signs(cause: Cause, observations: tuple[Observation, ...]) -> tuple[str, ...]:
+    """The findings that speak most for the cause and that the person said or answered."""
+    said = {o.finding.id: o.finding for o in observations if o.state is State.PRESENT and o.finding.kind in _SIGN_KINDS}
+    return tuple(said[e.finding].phrase for e in cause.evidence_for if e.finding in said)[:_MOST_SIGNS]
+
+
+def _sets_level(assessment: Assessment) -> bool:
+    return not any(r.rule in ("likely_causes", "too_little_understood") for r in assessment.triage.reasons)
+
+
+def _advice_fits(cause: Cause, level: Urgency) -> bool:
+    """Home advice for a milder cause would contradict an emergency."""
+    return level.rank <= cause.pathology.urgency.rank or level.rank < Urgency.EMERGENCY_DEPARTMENT.rank
+
+
+def _first(text: str, sentences: int) -> str:
+    """The first sentences of a text, so that the reply stays short."""
+    return " ".join(_SENTENCE.split(text)[:sentences])
+
+
+def _lower(label: str) -> str:
+    return label[:1].lower() + label[1:] if label[1:2].islower() else label
