@@ -1,0 +1,79 @@
+"""Download a model from the Hugging Face Hub with huggingface_hub, with progress, retries and a hash check.
+
+The file lands in `folder` under its own name. Attempts are spaced out for about an hour, then the model is declared
+failed; the service assesses all along. Not covered yet: resuming a download across restarts.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from backend.errors import ModelError
+from backend.log import log_event
+
+_WAITS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 600.0, 1200.0, 1200.0)
+
+
+def download_model(
+    repo: str, file: str, revision: str, folder: Path, endpoint: str, token: str | None,
+    progress: Callable[[float], None], stopping: threading.Event, waits_s: tuple[float, ...] = _WAITS_S,
+) -> Path:  # fmt: skip
+    """Fetch `file` of `repo` at `revision` into `folder`; `progress` gets the share done, in [0, 1].
+
+    Raises:
+        ModelError: `download_refused` (wrong name, no access: not tried again), or `download_failed` in the end.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for wait_s in (*waits_s, None):
+        try:
+            found = hf_hub_download(
+                repo, file, revision=revision, local_dir=folder, endpoint=endpoint, token=token or False,
+                tqdm_class=_reporter(progress, stopping),
+            )  # fmt: skip
+            return Path(found)
+        except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise ModelError("download_refused", f"{repo}/{file}@{revision}: {type(error).__name__}") from None
+        except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+            if stopping.is_set():
+                break
+            log_event("download_retry", level=logging.WARNING, exc=error, wait_s=wait_s)
+            if wait_s is None or stopping.wait(wait_s):
+                break
+    raise ModelError(
+        "download_failed", f"{repo}/{file}@{revision}: the hub cannot be reached or the download breaks off"
+    )
+
+
+def _reporter(progress: Callable[[float], None], stopping: threading.Event) -> type:
+    """A silent tqdm that reports the share done and stops a download when the service stops."""
+    from tqdm import tqdm
+
+    class Reporter(tqdm[Any]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - tqdm's own signature
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": True})
+            self.total = kwargs.get("total")
+            self._done = float(kwargs.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if stopping.is_set():
+                raise OSError("the service is stopping")
+            self._done += n or 0
+            if self.total:
+                progress(min(1.0, self._done / self.total))
+            return None
+
+    return Reporter
