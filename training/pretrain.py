@@ -1,0 +1,225 @@
+"""Train a small Llama-architecture model from scratch, with transformers on PyTorch, loss on the reply only.
+
+Examples of like length share a batch, so little is lost to padding. Seeded; a checkpoint (model, optimizer, step) is
+written atomically every few steps and an interrupted run goes on from it, with the same batches.
+
+Tensor shapes: B examples, T tokens.
+
+    python -m training.pretrain --config training/configs/mini.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from training.artefacts import is_done, read_input, say, write_manifest
+from training.config import PretrainConfig, RunConfig, config_from_args
+from training.synthesise import COMMAND as SYNTHESISE
+from training.synthesise import Paths
+from training.tokenizer import COMMAND as TOKENIZER
+from training.tokenizer import Tokenizer, tokenizer_path
+
+COMMAND = "python -m training.pretrain --config <configuration>"
+_IGNORED = -100
+_LOG_EVERY = 20
+_MIN_RATE = 0.1
+
+
+def model_path(run: RunConfig) -> Path:
+    """Where a run keeps its Hugging Face model folder."""
+    return run.folder / "hf"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of a prompt and its reply; the loss is on tokens from `reply_start` on."""
+
+    ids: tuple[int, ...]
+    reply_start: int
+
+
+def main() -> None:
+    """Run the stage."""
+    run = config_from_args(__doc__ or "")
+    source, vocabulary, target = Paths.of(run).train, tokenizer_path(run), model_path(run)
+    read_input(source, SYNTHESISE)
+    read_input(vocabulary, TOKENIZER)
+    if is_done(target, [source, vocabulary], run.pretrain, run.seed):
+        say("pretrain: nothing to do")
+        return
+    tokenizer = Tokenizer(vocabulary)
+    examples = load_examples(source, tokenizer, run.pretrain.context)
+    model, facts = train(examples, tokenizer, run)
+    save(model, vocabulary, target)
+    write_manifest(target, "pretrain", [source, vocabulary], run.pretrain, run.seed, **facts)
+    shutil.rmtree(_checkpoint(run), ignore_errors=True)
+    say(f"pretrain: {target} written")
+
+
+def load_examples(source: Path, tokenizer: Tokenizer, longest: int) -> list[Example]:
+    """Tokenized examples; those longer than the context are dropped and counted."""
+    examples, dropped = [], 0
+    with source.open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            prompt = tokenizer.prompt([(text, special) for text, special in row["prompt"]])
+            ids = [*prompt, *tokenizer.reply(row["reply"])]
+            if len(ids) > longest:
+                dropped += 1
+                continue
+            examples.append(Example(tuple(ids), len(prompt)))
+    say(f"pretrain: {len(examples)} examples, {sum(len(e.ids) for e in examples)} tokens, {dropped} too long")
+    return examples
+
+
+def plan_batches(examples: Sequence[Example], batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices of the examples of each batch: like lengths together, batches in a seeded order."""
+    rng = random.Random(f"{seed}/{epoch}")
+    order = sorted(range(len(examples)), key=lambda i: (len(examples[i].ids), rng.random()))
+    batches: list[list[int]] = [[]]
+    for index in order:
+        longest = max(len(examples[i].ids) for i in (*batches[-1][-1:], index))
+        if batches[-1] and longest * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    rng.shuffle(batches)
+    return batches
+
+
+def collate(examples: Sequence[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, attention mask and labels, each of shape (B, T)."""
+    longest = max(len(e.ids) for e in examples)
+    ids_BT = torch.full((len(examples), longest), pad)
+    mask_BT = torch.zeros((len(examples), longest), dtype=torch.long)
+    labels_BT = torch.full((len(examples), longest), _IGNORED)
+    for row, example in enumerate(examples):
+        length = len(example.ids)
+        ids_BT[row, :length] = torch.tensor(example.ids)
+        mask_BT[row, :length] = 1
+        labels_BT[row, example.reply_start : length] = torch.tensor(example.ids[example.reply_start :])
+    return ids_BT, mask_BT, labels_BT
+
+
+def build_model(config: PretrainConfig, tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
+    """A fresh model, seeded; embeddings are tied."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=tokenizer.size, hidden_size=config.hidden, intermediate_size=config.feed_forward,
+            num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.kv_heads,
+            max_position_embeddings=config.context, tie_word_embeddings=True, bos_token_id=tokenizer.bos,
+            eos_token_id=tokenizer.eos, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        )
+    )  # fmt: skip
+
+
+def train(examples: Sequence[Example], tokenizer: Tokenizer, run: RunConfig) -> tuple[LlamaForCausalLM, dict[str, Any]]:
+    """Train for the configured steps, from the last checkpoint when there is one."""
+    config = run.pretrain
+    model = build_model(config, tokenizer, run.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+    )
+    first, spent_s, tokens = _resume(model, optimizer, run)
+    started = time.monotonic()
+    step, loss = first, float("nan")
+    position, epoch = first, 0
+    batches = plan_batches(examples, config.batch_tokens, run.seed, epoch)
+    model.train()
+    while step < config.steps:
+        while position >= len(batches):
+            position -= len(batches)
+            epoch += 1
+            batches = plan_batches(examples, config.batch_tokens, run.seed, epoch)
+        ids_BT, mask_BT, labels_BT = collate([examples[i] for i in batches[position]], tokenizer.eos)
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, config)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+            output = model(input_ids=ids_BT, attention_mask=mask_BT, labels=labels_BT)
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss, tokens = float(output.loss.detach()), tokens + int(mask_BT.sum())
+        step, position = step + 1, position + 1
+        if step % _LOG_EVERY == 0 or step == config.steps:
+            took_s = spent_s + time.monotonic() - started
+            left_s = (time.monotonic() - started) / max(1, step - first) * (config.steps - step)
+            speed = f"{tokens / took_s:.0f} tokens/s, {left_s / 60:.0f} min left"
+            say(f"pretrain: step {step}/{config.steps} loss {loss:.4f} {speed}")
+        if step % config.save_every_steps == 0 and step < config.steps:
+            _save_checkpoint(model, optimizer, step, spent_s + time.monotonic() - started, tokens, run)
+    seconds = spent_s + time.monotonic() - started
+    parameters = sum(p.numel() for p in model.parameters())
+    return model, {"seconds": round(seconds), "tokens": tokens, "last_loss": loss, "parameters": parameters}
+
+
+def rate_at(step: int, config: PretrainConfig) -> float:
+    """Learning rate: linear warm-up, then cosine down to a tenth."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * (_MIN_RATE + (1 - _MIN_RATE) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def _checkpoint(run: RunConfig) -> Path:
+    return run.folder / "checkpoint"
+
+
+def _save_checkpoint(
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, spent_s: float, tokens: int, run: RunConfig
+) -> None:
+    folder = _checkpoint(run)
+    folder.mkdir(exist_ok=True)
+    partial = folder / "state.part"
+    state = {
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent_s,
+        "tokens": tokens, "config": run.pretrain.model_dump_json(), "seed": run.seed,
+    }  # fmt: skip
+    torch.save(state, partial)
+    partial.replace(folder / "state.pt")
+
+
+def _resume(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, run: RunConfig) -> tuple[int, float, int]:
+    """Step, seconds and tokens done so far; a checkpoint of other settings is ignored."""
+    path = _checkpoint(run) / "state.pt"
+    if not path.is_file():
+        return 0, 0.0, 0
+    state = torch.load(path, weights_only=True)
+    if state["config"] != run.pretrain.model_dump_json() or state["seed"] != run.seed:
+        say("pretrain: the checkpoint is of other settings; starting again")
+        return 0, 0.0, 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    say(f"pretrain: going on from step {state['step']}")
+    return int(state["step"]), float(state["spent_s"]), int(state["tokens"])
+
+
+def save(model: LlamaForCausalLM, vocabulary: Path, target: Path) -> None:
+    """Write a Hugging Face folder with the tokenizer files that the GGUF converter reads."""
+    partial = target.with_name(target.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.to(torch.float32).save_pretrained(partial)
+    shutil.copy(vocabulary, partial / "tokenizer.model")
+    settings = {
+        "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "add_prefix_space": False,
+        "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+    }  # fmt: skip
+    (partial / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+
+
+if __name__ == "__main__":
+    main()
