@@ -99,7 +99,7 @@ def _within_reach(cue: Cue, first: int, context: Context) -> bool:
 def _negated(first: int, last: int, mention: Mention, context: Context) -> State | None:
     own = {index - context.sentence.first for index in mention.tokens}
     for cue in _negations(context, own):
-        inside = first < cue.start and cue.end <= last
+        inside = first < cue.start and cue.end <= last and cue.text != "ni"
         if inside or (cue.end <= first and _negation_reaches(cue, first, context)):
             return State.ABSENT
     plus = _plus(first, last, own, context)

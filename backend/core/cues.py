@@ -62,6 +62,7 @@ class Cues:
         }
         self.first_person = frozenset(data["first_person"])
         self.saying = frozenset(data["saying"])
+        self.observing = frozenset(data["observing"])
         self.possessives = frozenset(data["possessives"])
         self.strict_possessives = frozenset(data["strict_possessives"])
         self.needs_possessive = frozenset(data["relative_needs_possessive"])

@@ -24,9 +24,10 @@ from backend.core.text import plain
 NEGATORS = frozenset({"pas", "plus", "jamais", "sans", "rien", "aucun", "aucune", "ni"})
 # Words that a phrase does without; every other light word of it ("veut plus le biberon") is kept.
 _DROPPED_IN_PHRASES = frozenset(
-    ["le", "la", "les", "l", "un", "une", "des", "du", "de", "d", "au", "aux", "a", "mon", "ma", "mes", "ton", "ta", "tes",
-     "son", "sa", "ses", "je", "j", "tu", "il", "elle", "on", "nous", "vous", "ils", "elles", "me", "m", "te", "t", "se",
-     "s", "ce", "cet", "cette", "ces", "ca", "cela", "c", "ne", "n", "qu", "que", "qui"]
+    ["le", "la", "les", "l", "un", "une", "des", "du", "de", "d", "au", "aux", "a", "mon", "ma", "mes", "ton",
+     "ta", "tes", "son", "sa", "ses", "je", "j", "tu", "il", "elle", "on", "nous", "vous", "ils", "elles",
+     "me", "m", "te", "t", "se", "s", "ce", "cet", "cette", "ces", "ca", "cela", "c", "ne", "n", "qu", "que",
+     "qui"]
 )  # fmt: skip
 _SHORTEST_CORRECTED = 5
 _ALTERNATIVES = re.compile(r"\(([^()]*)\)")

@@ -1,4 +1,4 @@
-"""Check the knowledge base beyond what loading needs: `python -m backend.core.lint` prints every problem, or the counts.
+"""Check the knowledge base beyond what loading needs: `python -m backend.core.lint` prints problems and counts.
 
 Errors (exit 1): a red-flag sentence that does not do what it says, a wording claimed by two findings, an advice with a
 dose, a drug to take, a diagnosis or a promise, an article that makes bad French, an ICD-10 code of the wrong shape.
@@ -12,6 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 
+from backend.core.canonical import not_canonical
 from backend.core.diagnose import Diagnoser
 from backend.core.entities import Case, Kind, Pathology, Patient, RedFlag, Urgency
 from backend.core.facts import Facts
@@ -34,7 +35,8 @@ def find_problems(knowledge: Knowledge) -> list[str]:
     """Every problem found, one line each."""
     diagnoser = Diagnoser(knowledge)
     guard = load_guard(knowledge)
-    problems = [*_lint_findings(knowledge), *_shared_wordings(knowledge)]
+    problems = [f"{name}: not written in the canonical layout; run make fmt" for name in not_canonical()]
+    problems += [*_lint_findings(knowledge), *_shared_wordings(knowledge)]
     for pathology in knowledge.pathologies.values():
         problems += [f"pathology {pathology.id}: {problem}" for problem in _lint_pathology(pathology, guard)]
     for rule in knowledge.red_flags:
@@ -46,9 +48,9 @@ def _lint_findings(knowledge: Knowledge) -> Iterator[str]:
     for finding in knowledge.findings.values():
         if finding.article not in _ARTICLES:
             yield f"finding {finding.id}: article {finding.article!r}"
-        if finding.label != finding.label.strip(" .") or not finding.label[0].islower():
-            if finding.kind is not Kind.HISTORY:  # names of diseases may be proper nouns
-                yield f"finding {finding.id}: label {finding.label!r} is not a plain noun phrase"
+        proper = finding.kind is Kind.HISTORY  # names of diseases may be proper nouns
+        if finding.label != finding.label.strip(" .") or not (proper or finding.label[0].islower()):
+            yield f"finding {finding.id}: label {finding.label!r} is not a plain noun phrase"
         if len(finding.lay) < _FEWEST_WORDINGS and not finding.id.startswith(NAMED):
             yield f"finding {finding.id}: only {len(finding.lay)} wordings"
 

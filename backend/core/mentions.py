@@ -98,14 +98,18 @@ def find_mentions(
 
 
 def _matches(sentence: Sentence, lexicon: Lexicon, distributive: Container[str]) -> list[_Match]:
-    places: dict[str, list[int]] = defaultdict(list)
+    telling: dict[str, list[int]] = defaultdict(list)
+    every: dict[str, list[int]] = defaultdict(list)
     for index, (token, keys) in enumerate(zip(sentence.tokens, sentence.keys, strict=True)):
         if token.is_word or token.word.isdigit():
             for key in keys:
-                places[key].append(index)
+                every[key].append(index)
+                if token.word not in lexicon.light:
+                    telling[key].append(index)
     matches = []
-    for key in list(places):
+    for key in list(every):
         for wording in lexicon.by_anchor.get(key, ()):
+            places = every if wording.phrase else telling
             if all(other in places for other in wording.keys):
                 for anchor in places[key]:
                     if match := _match(wording, key, anchor, places, sentence, lexicon, distributive):

@@ -44,7 +44,7 @@ class _Marker:
     start: int
     person: str
     owns: bool
-    """Whether mentions to the right belong to this person (not so in "ma mère dit que ...")."""
+    """Whether mentions to the right belong to this person (not so in "ma mère dit que", "j'ai vu des taches")."""
 
 
 def find_people(
@@ -93,7 +93,8 @@ def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], cues: Cues)
         word = words[index]
         follows = words[index + 1] if index + 1 < len(words) else ""
         if word in cues.first_person and index + 1 not in relatives and index + 2 not in relatives:
-            markers.append(_Marker(index, WRITER, owns=True))
+            watches = cues.observing.intersection(words[index + 1 : index + 3])
+            markers.append(_Marker(index, WRITER, owns=not watches))
         elif word in _THIRD_PERSON and follows not in _IMPERSONAL_AFTER:
             earlier = [marker for marker in markers if marker.person != WRITER]
             if earlier:

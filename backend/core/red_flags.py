@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from backend.core.entities import Condition, Kind, Mention, Observation, Patient, RedFlag, State
 from backend.core.knowledge import Knowledge
 
-
 _UNKNOWN_AGE = 40.0
 
 
@@ -114,11 +113,12 @@ def _holds(condition: Condition, text_id: str, facts: Facts) -> list[str] | None
         if text_id not in facts.texts:
             return None
         quotes.append(facts.texts[text_id])
-    return quotes if _fits(condition, facts.patients) else None
+    return quotes if _fits(condition, facts) else None
 
 
-def _fits(condition: Condition, patients: Sequence[Patient]) -> bool:
+def _fits(condition: Condition, facts: Facts) -> bool:
     """Age, sex and pregnancy hold in the fields or in the text; somebody of unknown age is taken for an adult."""
+    patients = facts.patients
     ages = [patient.age for patient in patients if patient.age is not None] or [_UNKNOWN_AGE]
     if condition.age_min is not None and not any(age >= condition.age_min for age in ages):
         return False
@@ -126,4 +126,4 @@ def _fits(condition: Condition, patients: Sequence[Patient]) -> bool:
         return False
     if condition.sex is not None and not any(p.sex == condition.sex for p in patients):
         return False
-    return not condition.pregnant or any(p.pregnant for p in patients)
+    return not condition.pregnant or "pregnancy" in facts.findings or any(p.pregnant for p in patients)
