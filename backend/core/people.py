@@ -26,17 +26,19 @@ _CHILD_AGE = 15.0
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """Who each mention is about (by index of the mention; "" is not said), and who the patient is ("" the writer)."""
+    """Who each mention is about (by index of the mention; "" is not said), and who the patient is ("" the writer).
+
+    `speaks` is true when a relative's complaints are told in the first person ("je réponds pour ma fille : j'ai ...").
+    """
 
     of_mention: tuple[str, ...]
     patient: str
+    speaks: bool = False
 
     def is_patient(self, index: int) -> bool:
         """True when the mention is about the patient."""
         person = self.of_mention[index]
-        if person == _NOT_SAID:
-            return True
-        return person == (self.patient or WRITER)
+        return person in (_NOT_SAID, self.patient or WRITER) or (self.speaks and person == WRITER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ def find_people(
     )
     aged = _aged_relatives(sentences, found_cues, measures, cues)
     who = announced or _patient(counts, seen, aged, patient, cues)
-    return People(tuple(of_mention), "" if who == WRITER else who)
+    if who == WRITER:
+        return People(tuple(of_mention), "")
+    return People(tuple(of_mention), who, speaks=counts[who] == 0)
 
 
 def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], cues: Cues) -> list[_Marker]:

@@ -76,7 +76,7 @@ class Parameters:
     """Prevalence is raised to this power: patients who write are not a random sample of consultations."""
     calibration: float = 0.75
     """Every weight is multiplied by this."""
-    group_damping: float = 0.35
+    group_damping: float = 0.5
     """Share of its weight that the second finding of a group keeps (its square for the third, and so on)."""
     unsaid: float = 0.12
     """Share of the weight of absence that an important, usual and unmentioned finding gets."""
@@ -87,6 +87,8 @@ class Parameters:
     """Nats lost when a cause lists other kinds of a symptom than the one said (pain elsewhere)."""
     named: float = 2.0
     """Most that the mere name of a disease may weigh for it, in nats."""
+    background_kinds: float = 0.5
+    """Share of its weight that a risk factor or a known disease keeps: it is background, not a symptom."""
     background_floor: tuple[float, float, float, float, float] = (0.05, 0.03, 0.02, 0.01, 0.005)
     """Least background rate of a finding, by importance 1 to 5."""
 
@@ -95,6 +97,10 @@ class _Weight(NamedTuple):
     present: float
     absent: float
     p: float
+
+
+def _kind_scale(kind: Kind, parameters: Parameters) -> float:
+    return parameters.background_kinds if kind in (Kind.RISK, Kind.HISTORY) else 1.0
 
 
 class Weights:
@@ -124,7 +130,8 @@ class Weights:
         listed = [self._listed(pathology) for pathology in self.pathologies]
         self.background_F = self._background(listed, rates_D / rates_D.sum())
         present_FD, absent_FD, self.p_FD = self._tables(listed)
-        self.present_FD, self.absent_FD = present_FD * scale, absent_FD * scale
+        kinds_F = np.array([_kind_scale(f.kind, parameters) for f in knowledge.findings.values()])
+        self.present_FD, self.absent_FD = present_FD * scale * kinds_F[:, None], absent_FD * scale * kinds_F[:, None]
         self.unsaid_FD = self._unsaid()
 
     def _listed(self, pathology: Pathology) -> dict[str, float]:
