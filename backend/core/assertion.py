@@ -25,7 +25,9 @@ _ENDS_AFTER_NEGATION = frozenset(
     {"", ",", "-", "mais", "et", "ni", "du", "non", "en", "depuis", "juste", "par", "car", "sauf"}
 )
 _BARE = frozenset({"pas", "jamais", "toujours pas", "pas encore", "plus"})
+_FEARED_TO_BE = frozenset({"soit", "soient", "serait"})
 _LONGEST_SCOPE = 14
+_LONGEST_ANSWER = 7
 _REMOTE_DAYS = 28.0
 
 
@@ -48,6 +50,8 @@ def assert_mention(mention: Mention, context: Context, is_disease: bool) -> Ment
     """The mention with its state and remoteness; `is_disease` lets "je crois que c'est une angine" be a doubt."""
     first = mention.tokens[0] - context.sentence.first
     last = mention.tokens[-1] - context.sentence.first
+    if _was_answered_no(last, context):
+        return replace(mention, state=State.ABSENT)
     if _is_uncertain(first, last, context, is_disease):
         return replace(mention, state=State.UNKNOWN)
     state = _negated(first, last, mention, context)
@@ -71,6 +75,8 @@ def _commas(start: int, end: int, context: Context) -> list[int]:
 
 
 def _is_uncertain(first: int, last: int, context: Context, is_disease: bool) -> bool:
+    if context.word(last + 1) in _FEARED_TO_BE:  # "j'ai peur que ma boule au sein soit un cancer": the lump is there
+        return False
     kinds = [CueKind.UNCERTAIN, *([CueKind.UNCERTAIN_DISEASE] if is_disease else [])]
     for cue in (cue for kind in kinds for cue in context.cues[kind]):
         if _within_reach(cue, first, context):
@@ -90,6 +96,7 @@ def _within_reach(cue: Cue, first: int, context: Context) -> bool:
         and first - cue.end <= 10
         and not _commas(cue.end, first, context)
         and not _breaks(cue.end, first, context)
+        and not any(context.word(i) == "et" and context.word(i + 1) in _PRONOUNS for i in range(cue.end, first))
     )
 
 
@@ -183,10 +190,17 @@ def _negated_after(last: int, own: set[int], context: Context) -> bool:
         gap = cue.start - last - 1
         comma = gap == 1 and context.word(last + 1) in (",", "-")
         ends = context.word(cue.end) in ("", ",", "-", "et", "mais", "voila")
-        said_no = cue.text.startswith(("repondu", "dit")) and 0 <= gap <= 6
-        if cue.start > last and ((ends and (gap == 0 or comma)) or said_no):
+        if cue.start > last and ends and (gap == 0 or comma):
             return True
     return False
+
+
+def _was_answered_no(last: int, context: Context) -> bool:
+    """As in "on m'a demandé si j'avais mal, j'ai répondu non"."""
+    return any(
+        cue.text.startswith(("repondu", "dit")) and 0 < cue.start - last <= _LONGEST_ANSWER
+        for cue in context.cues[CueKind.NEGATION_AFTER]
+    )
 
 
 # --- past ------------------------------------------------------------------------------------------------------------

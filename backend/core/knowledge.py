@@ -69,8 +69,13 @@ class Knowledge:
 
     @cached_property
     def diseases(self) -> frozenset[str]:
-        """Findings that name a disease: a relative's disease never makes that relative the patient."""
+        """Findings that name a disease."""
         return frozenset(finding.id for finding in self.findings.values() if finding.kind is Kind.HISTORY)
+
+    @cached_property
+    def complaints(self) -> frozenset[str]:
+        """Symptoms and signs: who has them is ill now."""
+        return frozenset(f.id for f in self.findings.values() if f.kind in (Kind.SYMPTOM, Kind.SIGN))
 
     @cached_property
     def cue_words(self) -> frozenset[str]:

@@ -62,14 +62,13 @@ def recent_past(mentions: Sequence[Mention], knowledge: Knowledge, text: str) ->
 def facts_of_others(
     mentions: Sequence[Mention], flag_mentions: Sequence[Mention], text: str, knowledge: Knowledge
 ) -> list[Facts]:
-    """One set of facts for each other person whose present state the message describes; diseases do not count."""
+    """One set of facts for each other person whose present state the message describes."""
     people = dict.fromkeys(m.person for m in (*mentions, *flag_mentions) if m.person)
     found = []
     for person in people:
         findings: dict[str, str | None] = {}
         for mention in mentions:
-            current = mention.person == person and mention.state is State.OTHER and not mention.remote
-            if current and mention.finding not in knowledge.diseases:
+            if mention.person == person and mention.state is State.OTHER and not mention.remote:
                 _add(findings, mention.finding, text[mention.start : mention.end], knowledge)
         found.append(Facts(findings, _texts(flag_mentions, person, text), ()))
     return found
