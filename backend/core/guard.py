@@ -123,7 +123,7 @@ class Guard:
         allowed = frozenset(word for known in facts.texts() for word in _WORD.findall(plain(known)))
         return (
             self._refuse_medicine(said, allowed)
-            or self._refuse_claims(said, allowed)
+            or self._refuse_claims(said, allowed, facts.who)
             or self._refuse_numbers(said, facts)
             or (Refusal.URGENCY if self._contradicts(said, facts.level) else None)
         )
@@ -147,8 +147,10 @@ class Guard:
                 return Refusal.PRESCRIPTION
         return None
 
-    def _refuse_claims(self, said: str, allowed: frozenset[str]) -> Refusal | None:
-        for match in self._assertive.pattern.finditer(said):
+    def _refuse_claims(self, said: str, allowed: frozenset[str], who: str) -> Refusal | None:
+        person = re.escape(" ".join(_WORD.findall(plain(who))))
+        of_person = re.compile(rf" {person} (?:(?:a|fait|presente) (?:un|une|la|le|l|des|du)|souffre)(?= )")
+        for match in (*self._assertive.pattern.finditer(said), *of_person.finditer(said)):
             after = f" {' '.join(said[match.end() :].split()[:5])} "
             if _CAUSE in after or self._names_disease(after, frozenset()):
                 return Refusal.DIAGNOSIS
@@ -223,11 +225,8 @@ def _is_quoted(text: str, facts: Facts) -> bool:
 
 def _replace_known(text: str, facts: Facts) -> str:
     """The sentence with the causes and signs of the facts replaced by neutral words."""
-    for known, neutral in (
-        (facts.causes, _CAUSE),
-        (facts.signs, _SIGN),
-        ((facts.alarm,) if facts.alarm else (), _SIGN),
-    ):
+    alarm = (facts.alarm,) if facts.alarm else ()
+    for known, neutral in ((alarm, _SIGN), (facts.causes, _CAUSE), (facts.signs, _SIGN)):
         for phrase in known:
             words = _WORD.findall(plain(phrase))
             for form in (words, words[1:]):

@@ -86,8 +86,9 @@ def find_mentions(
 ) -> tuple[Mention, ...]:
     """Every wording found, in reading order; state, person and remoteness are not decided yet.
 
-    `distributive` keys may reach over "et" ("mal au dos et au ventre"), as may an adjective ("rouge et gonflé"). `kin` says which findings a longer wording
-    swallows; None keeps every match. Cost: about 2 ms for 500 characters and 8,000 wordings.
+    `distributive` keys may reach over "et" ("mal au dos et au ventre"), as may an adjective ("rouge et gonflé").
+    `kin` says which findings a longer wording swallows; None keeps every match. Cost: about 2 ms for 500 characters
+    and 8,000 wordings.
     """
     found: list[Mention] = []
     for sentence in sentences:

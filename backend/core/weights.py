@@ -195,7 +195,7 @@ class Weights:
 
     def _unsaid(self) -> Array:
         """A small weight against a cause for each important, usual finding, to count while nobody mentions it."""
-        unsaid_FD = np.zeros_like(self.absent_FD)
+        unsaid_FD: Array = np.zeros(self.absent_FD.shape)
         for column, pathology in enumerate(self.pathologies):
             for link in pathology.links:
                 usual = link.frequency in (Frequency.OBLIGATE, Frequency.VERY_FREQUENT)
