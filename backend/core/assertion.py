@@ -63,8 +63,9 @@ def assert_mention(mention: Mention, context: Context, is_disease: bool) -> Ment
     return replace(mention, state=state or State.PRESENT, remote=remote)
 
 
-def _breaks(start: int, end: int, context: Context) -> bool:
-    return any(start <= cue.start and cue.end <= end for cue in context.cues[CueKind.BREAKER])
+def _breaks(start: int, end: int, context: Context, except_for: str = "") -> bool:
+    breakers = context.cues[CueKind.BREAKER]
+    return any(start <= cue.start and cue.end <= end and cue.text != except_for for cue in breakers)
 
 
 def _commas(start: int, end: int, context: Context) -> list[int]:
@@ -83,7 +84,7 @@ def _is_uncertain(first: int, last: int, context: Context, is_disease: bool) -> 
             return True
         if cue.text.startswith("peut etre") and 0 < cue.start - last <= 2:
             return True
-    return any(
+    return not _commas(first, last, context) and any(
         _within_reach(cue, first, context) and context.word(cue.start - 1) in ("", ",", "et", "mais", "que", "qu", "ou")
         for cue in context.cues[CueKind.CONDITIONAL]
     )
@@ -95,7 +96,7 @@ def _within_reach(cue: Cue, first: int, context: Context) -> bool:
         cue.end <= first
         and first - cue.end <= 10
         and not _commas(cue.end, first, context)
-        and not _breaks(cue.end, first, context)
+        and not _breaks(cue.end, first, context, except_for="c est")
         and not any(context.word(i) == "et" and context.word(i + 1) in _PRONOUNS for i in range(cue.end, first))
     )
 

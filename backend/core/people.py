@@ -199,19 +199,19 @@ def traits(
         usual = cues.relatives.get(who, {}).get("age")
         age = near[0].value if near else (ages[0].value if len(ages) == 1 else usual)
     elif ages:
-        own = [m for m in ages if not _follows_relative(m, sentences, found_cues)]
+        own = [m for m in ages if not _follows_relative(m, sentences, found_cues, cues)]
         age = own[0].value if own else None
     pregnant = _pregnant(words, measures)
     return Patient(age=age, sex="F" if pregnant and not sex else sex, pregnant=pregnant)
 
 
 def _follows_relative(
-    measure: Measure, sentences: Sequence[Sentence], found_cues: Sequence[Mapping[CueKind, list[Cue]]]
+    measure: Measure, sentences: Sequence[Sentence], found_cues: Sequence[Mapping[CueKind, list[Cue]]], cues: Cues
 ) -> bool:
     return any(
         0 <= measure.start - (sentence.first + cue.end) <= 4
         for sentence, found in zip(sentences, found_cues, strict=True)
-        for cue in found[CueKind.RELATIVE]
+        for cue in _relatives(sentence, found, cues)
     )
 
 

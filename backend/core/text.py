@@ -111,7 +111,8 @@ def read(text: str, sms: Mapping[str, str]) -> Document:
             clause += 1
             tokens.append(Token(piece, start, end, sentence, clause))
             continue
-        for word in _spell_out(piece, text[start:end], sms):
+        elided = folded[match.end() : match.end() + 1] == "'"
+        for word in _spell_out(piece, text[start:end], {} if elided else sms):
             tokens.append(Token(word, start, end, sentence, clause))
     return Document(text, tuple(tokens))
 

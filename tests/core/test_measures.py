@@ -1,0 +1,41 @@
+"""Numbers in the text."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.core.knowledge import Knowledge
+from backend.core.measures import Unit, find_measures
+from backend.core.text import read
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("j'ai 39,5", Unit.CELSIUS, 39.5),
+        ("38.2 ce matin", Unit.CELSIUS, 38.2),
+        ("39 de fièvre", Unit.CELSIUS, 39.0),
+        ("39° hier", Unit.CELSIUS, 39.0),
+        ("ma tension est à 17/10", Unit.SYSTOLIC_MMHG, 170.0),
+        ("tension 165/95", Unit.SYSTOLIC_MMHG, 165.0),
+        ("depuis trois semaines", Unit.SINCE_DAYS, 21.0),
+        ("ça fait 2 jours", Unit.SINCE_DAYS, 2.0),
+        ("depuis environ 6 heures", Unit.SINCE_DAYS, 0.25),
+        ("il y a deux mois", Unit.AGO_DAYS, 60.8),
+        ("j'ai 34 ans", Unit.AGE_YEARS, 34.0),
+        ("ma fille de 18 mois", Unit.AGE_YEARS, 1.5),
+        ("enceinte de 32 semaines", Unit.PREGNANCY_WEEKS, 32.0),
+        ("neuf semaines de grossesse", Unit.PREGNANCY_WEEKS, 9.0),
+    ],
+)
+def test_a_number_is_read_with_its_unit(text: str, unit: Unit, value: float, knowledge: Knowledge) -> None:
+    """Each way to say a measure gives its unit and value."""
+    found = find_measures(read(text, {}).tokens, knowledge.numbers)
+    assert [(m.unit, round(m.value, 1)) for m in found] == [(unit, round(value, 1))]
+
+
+@pytest.mark.parametrize("text", ["j'habite au 39 rue Foch", "36 semaines", "taille 40", "39 ans", "37 copains", "38 kilos"])
+def test_other_numbers_are_not_temperatures(text: str, knowledge: Knowledge) -> None:
+    """A bare number is no fever."""
+    found = find_measures(read(text, {}).tokens, knowledge.numbers)
+    assert Unit.CELSIUS not in {m.unit for m in found}
