@@ -11,19 +11,17 @@ Try it: `python -m backend.core.diagnose "J'ai mal au ventre en bas à droite et
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from backend.core.entities import Answer, Assessment, Observation, Origin, Outcome, Patient, State, Urgency
+from backend.core.entities import Answer, Assessment, Observation, Origin, Outcome, Patient, State
 from backend.core.knowledge import Knowledge
 from backend.core.questions import choose_questions
-from backend.core.ranking import Ranking, counted_state
-from backend.core.red_flags import Fired, facts_of_others, facts_of_patient, find_red_flags, recent_past
+from backend.core.ranking import Ranking
+from backend.core.red_flags import red_flags_of
 from backend.core.understand import Reading, read_message
-from backend.core.urgency import level_of_causes, triage
+from backend.core.urgency import is_enough, level_of_causes, triage
 
 DEFAULT_RESULTS = 5
-# Below this share for all known causes together, or without any telling finding, nothing is claimed.
-_LEAST_KNOWN = 0.15
 
 
 class Diagnoser:
@@ -45,10 +43,11 @@ class Diagnoser:
         observations = _observe(reading, known, ranked_as, self.knowledge)
         understood = time.perf_counter()
 
-        fired = self._red_flags(reading, observations, patient, text)
+        fired = red_flags_of(reading, observations, patient, self.knowledge)
         scores = self.ranking.score(observations, ranked_as)
-        abstained = not _enough(observations, scores.p_other)
-        of_causes = self._level_of_causes(observations, ranked_as, fired)
+        abstained = not is_enough(observations, scores.p_other)
+        sides = [(observations, ranked_as), *_rivals(reading, self.knowledge)]
+        of_causes = level_of_causes(sides, fired, self.ranking)
         order = scores.order
         verdict = triage(fired, of_causes, self.ranking.pathologies[order[0]], abstained)
         spoken_of = frozenset(f for o in observations for f in (o.finding.id, *self.knowledge.ancestors(o.finding.id)))
@@ -71,43 +70,6 @@ class Diagnoser:
             rank_ms=1000 * (time.perf_counter() - understood),
         )
 
-    def _red_flags(
-        self, reading: Reading, observations: Sequence[Observation], patient: Patient, text: str
-    ) -> tuple[Fired, ...]:
-        traits = (patient, reading.patient)
-        facts = facts_of_patient(observations, reading.flag_mentions, traits, text, self.knowledge)
-        passed = recent_past(reading.mentions, self.knowledge, text)
-        with_past = type(facts)({**passed, **facts.findings}, facts.texts, facts.patients)
-        fired = {f.rule.id: f for f in find_red_flags(with_past, self.knowledge)}
-        for other in facts_of_others(reading.mentions, reading.flag_mentions, text, self.knowledge):
-            fired = {f.rule.id: f for f in find_red_flags(other, self.knowledge)} | fired
-        return tuple(sorted(fired.values(), key=lambda f: (-f.rule.level.rank, f.rule.id)))
-
-    def _level_of_causes(
-        self, observations: Sequence[Observation], patient: Patient, fired: Sequence[Fired]
-    ) -> Urgency:
-        """The level of the likely causes, weighed with and without findings whose own rule says less (monotone)."""
-        alone = {
-            finding
-            for f in fired
-            if f.rule.level.rank < Urgency.EMERGENCY_DEPARTMENT.rank
-            for condition in f.rule.when
-            if len(condition.findings) == 1
-            for finding in condition.findings[0]
-        }
-        subsets: list[list[Observation]] = [[]]
-        for observation in observations:
-            if observation.finding.id in alone and counted_state(observation) is State.PRESENT and len(subsets) < 16:
-                subsets = [*subsets, *([*subset, observation] for subset in subsets)]
-            else:
-                for subset in subsets:
-                    subset.append(observation)
-        levels = []
-        for subset in subsets:
-            scores = self.ranking.score(subset, patient)
-            levels.append(level_of_causes(self.ranking.pathologies, scores.p_D, scores.p_other))
-        return max(levels, key=lambda level: level.rank)
-
 
 def _merge(fields: Patient, text: Patient) -> Patient:
     """Fields win; what they do not say is taken from the text."""
@@ -125,7 +87,13 @@ def _observe(
     answered = {answer.finding for answer in answers}
     observations = [
         Observation(
-            knowledge.findings[m.finding], m.state, Origin.TEXT, m.start, m.end, reading.document.quote(m.start, m.end)
+            knowledge.findings[m.finding],
+            m.state,
+            Origin.TEXT,
+            m.start,
+            m.end,
+            reading.document.quote(m.start, m.end),
+            m.guesses,
         )
         for m in reading.mentions
         if m.finding not in answered
@@ -138,10 +106,13 @@ def _observe(
     return tuple(observations)
 
 
-def _enough(observations: Sequence[Observation], p_other: float) -> bool:
-    """Whether enough was understood: a symptom or sign that counts, and known causes that matter."""
-    telling = any(counted_state(o) is State.PRESENT and o.finding.kind in ("symptom", "sign") for o in observations)
-    return telling and 1.0 - p_other >= _LEAST_KNOWN
+def _rivals(reading: Reading, knowledge: Knowledge) -> Iterator[tuple[tuple[Observation, ...], Patient]]:
+    """Other persons who have about as many complaints as the patient: who is ill was perhaps misread."""
+    own = sum(m.finding in knowledge.complaints and m.state is State.PRESENT for m in reading.mentions)
+    for person, traits in reading.others.items():
+        current = [m for m in reading.mentions if m.person == person and m.state is State.OTHER and not m.remote]
+        if sum(m.finding in knowledge.complaints for m in current) >= max(1, own - 1):
+            yield tuple(Observation(knowledge.findings[m.finding], State.PRESENT, Origin.TEXT) for m in current), traits
 
 
 if __name__ == "__main__":

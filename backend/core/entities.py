@@ -214,6 +214,7 @@ class Mention:
 
     `start` and `end` count code points of the text as sent. `tokens` are the indices of the words that
     matched. `remote` marks something long over (years ago), `person` whom it is about ("" is the patient).
+    `guesses` names the misspelt words (token index, key) that could be read in several ways.
     """
 
     finding: str
@@ -223,11 +224,12 @@ class Mention:
     state: State = State.PRESENT
     remote: bool = False
     person: str = ""
+    guesses: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A finding of the answer: from the text (with its place) or from an earlier question."""
+    """A finding of the answer: from the text (with its place) or from an earlier question; `guesses` as a mention's."""
 
     finding: Finding
     state: State
@@ -235,6 +237,7 @@ class Observation:
     start: int | None = None
     end: int | None = None
     quote: str | None = None
+    guesses: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,9 +82,11 @@ def _causes(differential: tuple[Cause, ...]) -> tuple[Cause, ...]:
 
 
 def _signs(cause: Cause, observations: tuple[Observation, ...]) -> tuple[str, ...]:
-    """The findings that speak most for the cause and that the person said or answered."""
+    """The findings that speak most for the cause and that the person said or answered, the precise ones only."""
     said = {o.finding.id: o.finding for o in observations if o.state is State.PRESENT and o.finding.kind in _SIGN_KINDS}
-    return tuple(said[e.finding].phrase for e in cause.evidence_for if e.finding in said)[:_MOST_SIGNS]
+    parents = {finding.parent for finding in said.values()}
+    signs = [said[e.finding].phrase for e in cause.evidence_for if e.finding in said and e.finding not in parents]
+    return tuple(signs[:_MOST_SIGNS])
 
 
 def _sets_level(assessment: Assessment) -> bool:

@@ -34,6 +34,7 @@ _NUMBER_WORDS = frozenset(
     ["un", "une", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "dix", "douze", "quinze", "vingt", "trente",
      "cent", "mille", "demi", "quelques"]
 )  # fmt: skip
+_WEAK_UNITS = frozenset({"fois", "prise", "prises", "injection", "dose"})
 _CAUSE, _SIGN = "causeconnue", "signeconnu"
 _LONGEST_SENTENCE_WORDS = 60
 _FRENCH = frozenset(
@@ -132,7 +133,8 @@ class Guard:
         words = said.split()
         for word, follows in zip(words, [*words[1:], ""], strict=True):
             counted = word[0].isdigit() or word in _NUMBER_WORDS
-            if counted and follows in self._dose_units:
+            single = word in ("un", "une") and follows in _WEAK_UNITS  # "une prise de sang", "une fois"
+            if counted and follows in self._dose_units and not single:
                 return Refusal.DOSE
         if said in self._posology:
             return Refusal.DOSE
@@ -227,7 +229,7 @@ def _replace_known(text: str, facts: Facts) -> str:
     """The sentence with the causes and signs of the facts replaced by neutral words."""
     alarm = (facts.alarm,) if facts.alarm else ()
     for known, neutral in ((alarm, _SIGN), (facts.causes, _CAUSE), (facts.signs, _SIGN)):
-        for phrase in known:
+        for phrase in sorted(known, key=len, reverse=True):
             words = _WORD.findall(plain(phrase))
             for form in (words, words[1:]):
                 if form and (len(form) > 1 or len(form[0]) > 3):

@@ -33,6 +33,7 @@ from backend.core.entities import (
 )
 from backend.core.errors import KnowledgeError
 from backend.core.lexicon import Lexicon
+from backend.core.measures import WORDS as MEASURE_WORDS
 from backend.core.rows import (
     CaseRow,
     ConditionRow,
@@ -65,7 +66,6 @@ class Knowledge:
     numbers: Mapping[str, int]
     distributive: frozenset[str]
     lexicon: Lexicon
-    flag_lexicon: Lexicon
 
     @cached_property
     def diseases(self) -> frozenset[str]:
@@ -79,8 +79,9 @@ class Knowledge:
 
     @cached_property
     def cue_words(self) -> frozenset[str]:
-        """Words of cues long enough to be worth correcting."""
-        return frozenset(word for word in self.cues.words() if len(word) >= 5)
+        """Words of cues long enough to be worth correcting; a person is never read into a misspelt word."""
+        words = (self.cues.words() - set(self.cues.relatives)) | MEASURE_WORDS | set(self.numbers)
+        return frozenset(word for word in words if len(word) >= 5)
 
     @cached_property
     def measured(self) -> Mapping[str, tuple[tuple[str, Measured], ...]]:
@@ -103,6 +104,10 @@ class Knowledge:
     def relatives(self, finding: str) -> frozenset[str]:
         """Parents and children of a finding, at any distance."""
         return self._relatives.get(finding, frozenset())
+
+    def is_finding(self, target: str) -> bool:
+        """Whether a wording states a finding; the others are text patterns of red-flag rules."""
+        return target in self.findings
 
     def is_course(self, finding: str) -> bool:
         """Whether a finding is a time course or a trigger."""
@@ -151,12 +156,10 @@ def load(folder: Path = DATA) -> Knowledge:
         said[pathology.history_finding] = _name_of(pathology, said)
     flags = tuple(_to_red_flag(row, cited) for row in red_flags)
     cues = Cues(cues_data)
-    other_words = cues.words() | set(french.numbers)
-    lexicon = Lexicon({f.id: f.lay for f in said.values()}, french.families, french.light, other_words, lookalikes)
-    flag_lexicon = Lexicon(
-        {f"{flag.id}/{index}": c.texts for flag in flags for index, c in enumerate(flag.when)},
-        french.families, french.light, other_words, lookalikes,
-    )  # fmt: skip
+    other_words = cues.words() | MEASURE_WORDS | set(french.numbers)
+    wordings = {finding.id: finding.lay for finding in said.values()}
+    wordings |= {f"{flag.id}/{index}": c.texts for flag in flags for index, c in enumerate(flag.when)}
+    lexicon = Lexicon(wordings, french.families, french.light, other_words, lookalikes)
     return Knowledge(
         version=_version(contents.values()),
         findings=said,
@@ -168,7 +171,6 @@ def load(folder: Path = DATA) -> Knowledge:
         numbers=french.numbers,
         distributive=frozenset(lexicon.key(word) for word in french.distributive),
         lexicon=lexicon,
-        flag_lexicon=flag_lexicon,
     )
 
 

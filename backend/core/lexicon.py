@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -30,6 +30,7 @@ _DROPPED_IN_PHRASES = frozenset(
      "qui"]
 )  # fmt: skip
 _SHORTEST_CORRECTED = 5
+_USES_OF_A_CUE = 50
 _ALTERNATIVES = re.compile(r"\(([^()]*)\)")
 _WORDS = re.compile(r"\d+|[a-z]+")
 _DOUBLED = re.compile(r"(.)\1")
@@ -81,12 +82,17 @@ class Lexicon:
         self.wordings = tuple(dict.fromkeys(compiled))
         self.by_anchor = _index(self.wordings)
         self.vocabulary = frozenset(key for wording in self.wordings for key in wording.keys)
-        forms = {word for wording in self.wordings for word in wording.words if word not in self.light}
+        forms = {word for w in self.wordings for word in w.words if w.phrase or word not in self.light}
         forms |= {form for key, known in families.items() if f"+{key}" in self.vocabulary for form in known}
+        other_words = tuple(other_words)
         forms |= {word for word in other_words if len(word) >= _SHORTEST_CORRECTED}
-        self.forms = frozenset(forms)
+        telling = forms - self.light
+        agreed = {f"{form}{ending}" for form in telling for ending in ("e", "s", "es") if self._agrees(form, ending)}
+        self.forms = frozenset(forms | agreed)
         self._lookalikes = frozenset(lookalikes)
         self._corrector = Corrector(self.forms)
+        self._uses = Counter(key for wording in self.wordings for key in set(wording.keys))
+        self._uses.update(dict.fromkeys((self.key(word) for word in other_words), _USES_OF_A_CUE))
 
     def _compile(self, target: str, wording: str) -> Wording:
         words = words_of(wording)
@@ -101,14 +107,23 @@ class Lexicon:
         ordered = phrase or any(word in NEGATORS for word in words)
         return Wording(target, tuple(self.key(word) for word in kept), words, ordered, phrase)
 
+    def _agrees(self, form: str, ending: str) -> bool:
+        """Whether a feminine or plural ending leaves the key as it is ("opere", "operee")."""
+        return self.key(form + ending) == self.key(form)
+
     def key(self, word: str) -> str:
         """What `word` (folded) is compared by; a negative word stands for itself."""
         return f"!{word}" if word in NEGATORS else self._inflection.key(word)
 
     def readings(self, word: str) -> tuple[str, ...]:
-        """The keys that a folded word of a message may stand for: its own, or those of its corrections."""
-        corrected = dict.fromkeys(self.key(form) for form in self.corrections(word))
-        return tuple(corrected) or (self.key(word),)
+        """The keys that a folded word of a message may stand for: its own, or those of its corrections.
+
+        The likeliest comes first: same first letter, then most used in the lexicon.
+        """
+        corrected = sorted(
+            self.corrections(word), key=lambda form: (form[0] != word[0], -self._uses[self.key(form)], form)
+        )
+        return tuple(dict.fromkeys(self.key(form) for form in corrected)) or (self.key(word),)
 
     def corrections(self, word: str) -> tuple[str, ...]:
         """The known forms that an unknown folded word may stand for; empty when it is known, French or too short."""
@@ -142,23 +157,31 @@ class Corrector:
         self._by_deletion: dict[str, list[str]] = defaultdict(list)
         self._by_sound: dict[str, list[str]] = defaultdict(list)
         for form in sorted(form for form in forms if len(form) >= _SHORTEST_CORRECTED):
-            for variant in {form, stem(form), *_deletions(form)}:
+            for variant in _variants(form):
                 self._by_deletion[variant].append(form)
             self._by_sound[sound(form)].append(form)
 
     def corrections(self, word: str) -> tuple[str, ...]:
-        """Known forms within one edit of `word` or with the same sound, in alphabetical order."""
+        """Known forms within one edit of `word` or with the same sound, in alphabetical order.
+
+        When a form sounds the same, the word without its first letter is no candidate: "esoufflé" is never "souffle".
+        """
         close = {
             form
-            for variant in (word, stem(word), *_deletions(word))
+            for variant in _variants(word)
             for form in self._by_deletion.get(variant, ())
             if within_one_edit(word, form) or (len(stem(form)) >= 5 and within_one_edit(stem(word), stem(form)))
         }
-        return tuple(sorted(close.union(self._by_sound.get(sound(word), ()))))
+        alike = self._by_sound.get(sound(word), ())
+        if alike:
+            close = {form for form in close if stem(form) != stem(word[1:])}
+        return tuple(sorted(close.union(alike)))
 
 
-def _deletions(word: str) -> set[str]:
-    return {word[:index] + word[index + 1 :] for index in range(len(word))}
+def _variants(word: str) -> set[str]:
+    """The word and its stem, and each of them with one letter missing."""
+    roots = {word, stem(word)}
+    return roots | {root[:index] + root[index + 1 :] for root in roots for index in range(len(root))}
 
 
 def within_one_edit(left: str, right: str) -> bool:

@@ -61,7 +61,7 @@ def _shared_wordings(knowledge: Knowledge) -> Iterator[str]:
         keys = wording.keys if wording.ordered else tuple(sorted(wording.keys))
         owners[(keys, wording.ordered, wording.phrase)][wording.target] = " ".join(wording.words)
     for found in owners.values():
-        real = {target: words for target, words in found.items() if not target.startswith(NAMED)}
+        real = {t: words for t, words in found.items() if knowledge.is_finding(t) and not t.startswith(NAMED)}
         if len(real) > 1 and len(set(real.values())) == 1:
             yield f"wording {next(iter(real.values()))!r} belongs to {', '.join(sorted(real))}"
 

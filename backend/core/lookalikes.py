@@ -29,11 +29,7 @@ def find_lookalikes(knowledge: Knowledge) -> list[str]:
     return sorted(
         word
         for word, own in lemmas.items()
-        if any(
-            not own & lemmas.get(close, set())
-            for lexicon in (knowledge.lexicon, knowledge.flag_lexicon)
-            for close in lexicon.corrections_of_any(word)
-        )
+        if any(not own & lemmas.get(close, set()) for close in knowledge.lexicon.corrections_of_any(word))
     )
 
 

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from backend.core.text import Token
-
 _DAYS_PER_UNIT = {
     "minute": 1 / 1440, "minutes": 1 / 1440, "min": 1 / 1440, "mn": 1 / 1440, "heure": 1 / 24, "heures": 1 / 24,
     "h": 1 / 24, "jour": 1.0, "jours": 1.0, "j": 1.0, "nuit": 1.0, "nuits": 1.0, "semaine": 7.0, "semaines": 7.0,
@@ -48,10 +46,14 @@ class Measure:
     end: int
 
 
-def find_measures(tokens: Sequence[Token], numbers: Mapping[str, int]) -> tuple[Measure, ...]:
-    """Every measure of a document, in reading order; `numbers` maps number words to values."""
+_PREGNANCY_WORDS = frozenset({"enceinte", "grossesse"})
+WORDS = frozenset(_DAYS_PER_UNIT) | _FEVER_WORDS | _PREGNANCY_WORDS | {word for opening in (*_SINCE, *_AGO) for word in opening}
+"""The words that this module reads, for those who correct typing errors first."""
+
+
+def find_measures(words: Sequence[str], numbers: Mapping[str, int]) -> tuple[Measure, ...]:
+    """Every measure in the folded words of a document, in reading order; `numbers` maps number words to values."""
     found: list[Measure] = []
-    words = [token.word for token in tokens]
     for index in range(len(words)):
         value = _value(words[index], numbers)
         if value is None:
@@ -160,5 +162,5 @@ if __name__ == "__main__":
 
     from backend.core.text import read
 
-    for measure in find_measures(read(" ".join(sys.argv[1:]), {}).tokens, {"trois": 3}):
+    for measure in find_measures([token.word for token in read(" ".join(sys.argv[1:]), {}).tokens], {"trois": 3}):
         print(measure)

@@ -8,11 +8,12 @@ text. Each person of the message is examined apart: another person's stroke is a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.core.entities import Condition, Kind, Mention, Observation, Patient, RedFlag, State
+from backend.core.entities import Condition, Kind, Observation, Patient, RedFlag, State
 from backend.core.knowledge import Knowledge
+from backend.core.understand import Reading
 
 _UNKNOWN_AGE = 40.0
 
@@ -34,44 +35,40 @@ class Facts:
     patients: tuple[Patient, ...]
 
 
-def facts_of_patient(
-    observations: Sequence[Observation],
-    flag_mentions: Sequence[Mention],
-    patients: tuple[Patient, ...],
-    text: str,
-    knowledge: Knowledge,
+def red_flags_of(
+    reading: Reading, observations: Sequence[Observation], fields: Patient, knowledge: Knowledge
+) -> tuple[Fired, ...]:
+    """Every rule that fires, most urgent first: for the patient, then for each other person of the message."""
+    fired = {
+        f.rule.id: f for f in find_red_flags(_facts_of_patient(reading, observations, fields, knowledge), knowledge)
+    }
+    for person, traits in reading.others.items():
+        facts = _facts_of_other(person, reading, (traits, fields), knowledge)
+        fired = {f.rule.id: f for f in find_red_flags(facts, knowledge)} | fired
+    return tuple(sorted(fired.values(), key=lambda f: (-f.rule.level.rank, f.rule.id)))
+
+
+def _facts_of_patient(
+    reading: Reading, observations: Sequence[Observation], fields: Patient, knowledge: Knowledge
 ) -> Facts:
-    """The facts of the patient: what the text and the answers say is or was there, parents implied."""
+    """What the text and the answers say is there, or was not long ago ("c'est revenu au bout de dix minutes")."""
     findings: dict[str, str | None] = {}
     for observation in observations:
         lasting = observation.finding.kind in (Kind.HISTORY, Kind.RISK)
         if observation.state is State.PRESENT or (observation.state is State.PAST and lasting):
             _add(findings, observation.finding.id, observation.quote, knowledge)
-    return Facts(findings, _texts(flag_mentions, "", text), patients)
-
-
-def recent_past(mentions: Sequence[Mention], knowledge: Knowledge, text: str) -> dict[str, str | None]:
-    """Symptoms that passed but not long ago ("c'est revenu au bout de dix minutes"): they keep their level."""
-    findings: dict[str, str | None] = {}
-    for mention in mentions:
+    for mention in reading.mentions:
         if mention.state is State.PAST and not mention.remote and not mention.person:
-            _add(findings, mention.finding, text[mention.start : mention.end], knowledge)
-    return findings
+            _add(findings, mention.finding, reading.document.quote(mention.start, mention.end), knowledge)
+    return Facts(findings, _texts(reading, ""), (fields, reading.patient))
 
 
-def facts_of_others(
-    mentions: Sequence[Mention], flag_mentions: Sequence[Mention], text: str, knowledge: Knowledge
-) -> list[Facts]:
-    """One set of facts for each other person whose present state the message describes."""
-    people = dict.fromkeys(m.person for m in (*mentions, *flag_mentions) if m.person)
-    found = []
-    for person in people:
-        findings: dict[str, str | None] = {}
-        for mention in mentions:
-            if mention.person == person and mention.state is State.OTHER and not mention.remote:
-                _add(findings, mention.finding, text[mention.start : mention.end], knowledge)
-        found.append(Facts(findings, _texts(flag_mentions, person, text), ()))
-    return found
+def _facts_of_other(person: str, reading: Reading, patients: tuple[Patient, ...], knowledge: Knowledge) -> Facts:
+    findings: dict[str, str | None] = {}
+    for mention in reading.mentions:
+        if mention.person == person and mention.state is State.OTHER and not mention.remote:
+            _add(findings, mention.finding, reading.document.quote(mention.start, mention.end), knowledge)
+    return Facts(findings, _texts(reading, person), patients)
 
 
 def _add(findings: dict[str, str | None], finding: str, quote: str | None, knowledge: Knowledge) -> None:
@@ -80,11 +77,11 @@ def _add(findings: dict[str, str | None], finding: str, quote: str | None, knowl
             findings[implied] = quote
 
 
-def _texts(flag_mentions: Iterable[Mention], person: str, text: str) -> dict[str, str]:
+def _texts(reading: Reading, person: str) -> dict[str, str]:
     counted = (State.PRESENT, State.PAST, State.OTHER)
     return {
-        mention.finding: text[mention.start : mention.end]
-        for mention in flag_mentions
+        mention.finding: reading.document.quote(mention.start, mention.end)
+        for mention in reading.flag_mentions
         if mention.person == person and mention.state in counted and not mention.remote
     }
 

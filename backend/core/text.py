@@ -20,7 +20,8 @@ _APOSTROPHES = dict.fromkeys("'’‘ʼ`´′‛＇", "'")
 _DASHES = dict.fromkeys("-‐‑‒–—−", "-")
 _REPLACED = _LIGATURES | _APOSTROPHES | _DASHES
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)?|[a-z]+|\n|[^\sa-z0-9']")
-_STRETCHED = re.compile(r"([a-z])\1{2,}")
+# Four letters in a row, or three at the end but e, are stretched ("troooop", "ouiii"); others may be typing errors.
+_STRETCHED = re.compile(r"([a-z])\1{3,}|([a-df-z])\2{2}$")
 # A token that ends a sentence. Brackets, quotes and pipes count: role tags and JSON never join two sentences.
 SENTENCE_ENDS = frozenset('.!?;:…\n{}[]<>|«»"()=*•#\\')
 _COMMA = frozenset(",-/")
@@ -139,7 +140,7 @@ def _spell_out(piece: str, as_sent: str, sms: Mapping[str, str]) -> list[str]:
         known = sms.get(piece)
     if known is not None:
         return known.split()
-    return [_STRETCHED.sub(r"\1", piece)]
+    return [_STRETCHED.sub(r"\1\2", piece)]
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from backend.core.assertion import Context, assert_mention
 from backend.core.cues import Cue, CueKind
 from backend.core.entities import Mention, Patient, Span, State
 from backend.core.knowledge import Knowledge
-from backend.core.measures import Measure, find_measures
+from backend.core.measures import Measure, Unit, find_measures
 from backend.core.mentions import Sentence, find_mentions, split_sentences
-from backend.core.people import find_people, traits
+from backend.core.people import WRITER, find_people, traits
 from backend.core.text import Document, read
 
 _SHORTEST_UNREAD_WORDS = 2
@@ -25,7 +25,8 @@ _SHORTEST_UNREAD_WORDS = 2
 class Reading:
     """What the text says. `mentions` are findings, `flag_mentions` the text patterns of red-flag rules.
 
-    `patient` holds what the text itself says of the patient; `person` is "" for the writer, else the relative.
+    `patient` holds what the text itself says of the patient; `person` is "" for the writer, else the relative;
+    `others` holds what it says of each other person it speaks of.
     """
 
     document: Document
@@ -33,6 +34,7 @@ class Reading:
     flag_mentions: tuple[Mention, ...]
     patient: Patient
     person: str
+    others: Mapping[str, Patient]
     unmatched: tuple[Span, ...]
 
 
@@ -40,14 +42,14 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
     """Read `text` (as sent) about `patient` (the fields of the request). Cost: about 2 ms for 500 characters."""
     document = read(text, knowledge.sms)
     sentences = split_sentences(document, knowledge.lexicon, knowledge.cue_words)
-    measures = find_measures(document.tokens, knowledge.numbers)
+    measures = find_measures(_mended_words(document, sentences), knowledge.numbers)
     found_cues = [knowledge.cues.find(sentence.words) for sentence in sentences]
     mentions = [
         *find_mentions(sentences, knowledge.lexicon, knowledge.distributive, knowledge),
         *_measured(measures, document, knowledge),
     ]
-    flags = _find_flags(document, knowledge)
-    everything = sorted([*mentions, *flags], key=lambda m: (m.start, m.end, m.finding))
+    mentions = _without_idle_durations(mentions, sentences, measures, knowledge)
+    everything = sorted(mentions, key=lambda m: (m.start, m.end, m.finding))
     asserted = _assert_all(everything, sentences, found_cues, measures, knowledge)
     people = find_people(sentences, found_cues, asserted, knowledge.complaints, measures, patient, knowledge.cues)
     stated = []
@@ -62,13 +64,42 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
         flag_mentions=tuple(m for m in stated if m.finding not in knowledge.findings),
         patient=traits(sentences, found_cues, measures, people.patient, knowledge.cues),
         person=people.patient,
+        others={
+            person: traits(sentences, found_cues, measures, "" if person == WRITER else person, knowledge.cues)
+            for person in dict.fromkeys(m.person for m in stated if m.person)
+        },
         unmatched=_unread(document, sentences, stated, found_cues, measures, knowledge),
     )
 
 
-def _find_flags(document: Document, knowledge: Knowledge) -> tuple[Mention, ...]:
-    sentences = split_sentences(document, knowledge.flag_lexicon, knowledge.cue_words)
-    return find_mentions(sentences, knowledge.flag_lexicon, knowledge.distributive, None)
+def _mended_words(document: Document, sentences: Sequence[Sentence]) -> list[str]:
+    """The words of the whole document, marks included, with the typing errors that the sentences mended."""
+    words = [token.word for token in document.tokens]
+    for sentence in sentences:
+        words[sentence.first : sentence.first + len(sentence.words)] = sentence.words
+    return words
+
+
+def _without_idle_durations(
+    mentions: Sequence[Mention], sentences: Sequence[Sentence], measures: Sequence[Measure], knowledge: Knowledge
+) -> list[Mention]:
+    """Drop "depuis le printemps" of "nous habitons ici depuis le printemps": a sentence about something else."""
+    durations = {finding for finding, _ in knowledge.measured.get(Unit.SINCE_DAYS, ())}
+    used = {token for m in mentions for token in m.tokens} | {i for m in measures for i in range(m.start, m.end)}
+    idle: set[int] = set()
+    for sentence in sentences:
+        places = range(sentence.first, sentence.first + len(sentence.tokens))
+        complaint = any(
+            m.finding in knowledge.findings and m.finding not in durations and m.tokens[0] in places for m in mentions
+        )
+        unread = [
+            place
+            for place, token, word in zip(places, sentence.tokens, sentence.words, strict=True)
+            if token.is_word and place not in used and word not in knowledge.lexicon.light
+        ]
+        if not complaint and len(unread) >= _SHORTEST_UNREAD_WORDS:
+            idle.update(places)
+    return [m for m in mentions if m.finding not in durations or m.tokens[0] not in idle]
 
 
 def _measured(measures: Sequence[Measure], document: Document, knowledge: Knowledge) -> list[Mention]:
@@ -112,7 +143,7 @@ def _unread(
     knowledge: Knowledge,
 ) -> tuple[Span, ...]:
     """Clauses in which nothing was understood: no mention, no measure, no cue, and at least two telling words."""
-    used = {token for mention in mentions for token in mention.tokens}
+    used = {token for mention in mentions if mention.finding in knowledge.findings for token in mention.tokens}
     used |= {token for measure in measures for token in range(measure.start, measure.end)}
     spans = []
     for sentence, cues in zip(sentences, found_cues, strict=True):

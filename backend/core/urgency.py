@@ -1,18 +1,20 @@
 """Red flags and likely causes -> one of five levels of care.
 
 The level is the highest of three: the rules that fired, the likely causes weighted by harm, and a floor when too
-little was understood. Likely causes alone never say more than "urgences": only a rule calls the 15. A finding that
-alone fires a rule can never lower the level by making another cause likelier: the likely causes are also weighed
-without the findings whose own rule says less than "urgences" (see `test_invariants.py`).
+little was understood. Likely causes alone never say more than "urgences": only a rule calls the 15. Where the message
+can be read in several ways (a misspelt word, who is ill), the most urgent reading counts.
 
 The thresholds were set on the development cases; figures in `docs/log.md`.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 
-from backend.core.entities import Pathology, Reason, Triage, Urgency
+from backend.core.entities import Kind, Observation, Pathology, Patient, Reason, State, Triage, Urgency
+from backend.core.ranking import Ranking, counted_state
 from backend.core.red_flags import Fired
 from backend.core.weights import Array
 
@@ -22,7 +24,10 @@ THRESHOLDS = (
     (Urgency.DOCTOR_24_HOURS, 0.40),
     (Urgency.DOCTOR_7_DAYS, 0.40),
 )
+_MOST_TRIED = 4
 _ABSTAINED = Urgency.DOCTOR_24_HOURS
+# Below this share for all known causes together, or without any symptom or sign, nothing is claimed.
+_LEAST_KNOWN = 0.15
 _MESSAGES = {
     Urgency.LIFE_THREATENING: "Appelez le 15 (ou le 112) tout de suite.",
     Urgency.EMERGENCY_DEPARTMENT: "Allez aux urgences aujourd'hui. Si vous ne pouvez pas vous déplacer, appelez le 15.",
@@ -33,7 +38,69 @@ _MESSAGES = {
 _PHONES = {Urgency.LIFE_THREATENING: "15"}
 
 
-def level_of_causes(pathologies: Sequence[Pathology], p_D: Array, p_other: float) -> Urgency:
+Side = tuple[Sequence[Observation], Patient]
+"""What is known of somebody who may be the patient."""
+
+
+def level_of_causes(sides: Sequence[Side], fired: Sequence[Fired], ranking: Ranking) -> Urgency:
+    """The highest level that the likely causes call for, for each side, under any reading of the message.
+
+    Misspelt words that could be read in several ways are tried in each; findings whose own rule says less than
+    "urgences" are tried with and without, so that one more alarm never lowers the level.
+    """
+    lesser = {
+        finding
+        for f in fired
+        if f.rule.level.rank < Urgency.EMERGENCY_DEPARTMENT.rank
+        for condition in f.rule.when
+        if len(condition.findings) == 1
+        for finding in condition.findings[0]
+    }
+    levels = []
+    for number, (observations, patient) in enumerate(sides):
+        present = {o.finding.id for o in observations if counted_state(o) is State.PRESENT}
+        for left_out in _subsets(sorted(lesser & present)):
+            for reading in _readings(observations):
+                kept = [o for o in observations if o.finding.id not in left_out and reading.issuperset(o.guesses)]
+                scores = ranking.score(kept, patient)
+                levels.append(_level_of(ranking.pathologies, scores.p_D, scores.p_other))
+                if number == 0 and not is_enough(kept, scores.p_other):
+                    levels.append(_ABSTAINED)
+    return max(levels, key=lambda level: level.rank)
+
+
+def is_enough(observations: Sequence[Observation], p_other: float) -> bool:
+    """Whether enough was understood to name causes: a symptom or sign (or a kind of one), and known causes that matter."""
+    telling = any(
+        counted_state(o) is State.PRESENT and (o.finding.kind in (Kind.SYMPTOM, Kind.SIGN) or o.finding.parent)
+        for o in observations
+    )
+    return telling and 1.0 - p_other >= _LEAST_KNOWN
+
+
+def _subsets(items: Sequence[str]) -> list[frozenset[str]]:
+    """Every subset of the first few items."""
+    subsets: list[frozenset[str]] = [frozenset()]
+    for item in items[:_MOST_TRIED]:
+        subsets += [subset | {item} for subset in subsets]
+    return subsets
+
+
+def _readings(observations: Sequence[Observation]) -> list[frozenset[tuple[int, str]]]:
+    """All guesses together, then each way to read the first few ambiguous words."""
+    guesses = {guess for o in observations for guess in o.guesses}
+    keys: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    for guess in sorted(guesses):
+        keys[guess[0]].append(guess)
+    tried, rest = list(keys.values())[:_MOST_TRIED], list(keys.values())[_MOST_TRIED:]
+    sure = frozenset(guess for group in rest for guess in group)
+    every = [frozenset(guesses)]
+    if any(len(group) > 1 for group in tried):
+        every += [sure.union(choice) for choice in itertools.product(*tried)]
+    return every
+
+
+def _level_of(pathologies: Sequence[Pathology], p_D: Array, p_other: float) -> Urgency:
     """The level that the likely causes call for; causes outside the base count as a visit within 7 days."""
     for level, threshold in THRESHOLDS:
         reached = sum(float(p) for pathology, p in zip(pathologies, p_D, strict=True) if _care(pathology) >= level.rank)
@@ -50,8 +117,7 @@ def _care(pathology: Pathology) -> int:
 
 def triage(fired: Sequence[Fired], of_causes: Urgency, likeliest: Pathology | None, abstained: bool) -> Triage:
     """The level with its number, message and reasons, from the rules that fired and the level of the causes."""
-    floor = max(of_causes, _ABSTAINED, key=lambda level: level.rank) if abstained else of_causes
-    level = max([floor, *(f.rule.level for f in fired)], key=lambda found: found.rank)
+    level = max([of_causes, *(f.rule.level for f in fired)], key=lambda found: found.rank)
     at_level = [f for f in fired if f.rule.level is level]
     reasons = [Reason(f.rule.id, f.rule.label, f.quote, _cite(f)) for f in fired]
     if not at_level:

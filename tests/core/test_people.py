@@ -39,7 +39,11 @@ def test_the_patient_is_who_has_the_complaints(text: str, person: str, knowledge
     ],
 )
 def test_age_sex_and_pregnancy_are_read_from_the_text(
-    text: str, age: float | None, sex: str | None, pregnant: bool | None, knowledge: Knowledge  # noqa: FBT001 - a table
+    text: str,
+    age: float | None,
+    sex: str | None,
+    pregnant: bool | None,
+    knowledge: Knowledge,  # noqa: FBT001 - a table
 ) -> None:
     """What the text says of the patient."""
     found = read_message(text, Patient(), knowledge).patient
