@@ -30,6 +30,7 @@ _DROPPED_IN_PHRASES = frozenset(
      "qui"]
 )  # fmt: skip
 _SHORTEST_CORRECTED = 5
+_SHORTEST_STEM = 6
 _USES_OF_A_CUE = 50
 _ALTERNATIVES = re.compile(r"\(([^()]*)\)")
 _WORDS = re.compile(r"\d+|[a-z]+")
@@ -170,7 +171,8 @@ class Corrector:
             form
             for variant in _variants(word)
             for form in self._by_deletion.get(variant, ())
-            if within_one_edit(word, form) or (len(stem(form)) >= 5 and within_one_edit(stem(word), stem(form)))
+            if within_one_edit(word, form)
+            or (len(stem(form)) >= _SHORTEST_STEM and within_one_edit(stem(word), stem(form)))
         }
         alike = self._by_sound.get(sound(word), ())
         if alike:

@@ -47,7 +47,12 @@ class Measure:
 
 
 _PREGNANCY_WORDS = frozenset({"enceinte", "grossesse"})
-WORDS = frozenset(_DAYS_PER_UNIT) | _FEVER_WORDS | _PREGNANCY_WORDS | {word for opening in (*_SINCE, *_AGO) for word in opening}
+WORDS = (
+    frozenset(_DAYS_PER_UNIT)
+    | _FEVER_WORDS
+    | _PREGNANCY_WORDS
+    | {word for opening in (*_SINCE, *_AGO) for word in opening}
+)
 """The words that this module reads, for those who correct typing errors first."""
 
 
