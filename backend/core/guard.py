@@ -41,7 +41,10 @@ _FRENCH = frozenset(
     ["le", "la", "les", "un", "une", "des", "du", "de", "d", "l", "et", "ou", "a", "au", "aux", "en", "dans", "pour",
      "par", "sur", "vous", "votre", "vos", "il", "elle", "ce", "cela", "c", "est", "si", "que", "qui", "ne", "pas"]
 )  # fmt: skip
-_MAY_BE_TAKEN = frozenset({"rendez", "contact", "soin", "avis"})
+_QUALITY = re.compile(r"\w+ités?\b")
+_EVERY_HOURS = re.compile(r" toutes les (?:\d+|deux|trois|quatre|cinq|six|huit|douze) ")
+_FUTURE_ENDINGS = ("era", "ira", "dra", "era", "ront", "erez", "irez", "drez", "ura")
+_NEAR_FUTURE = re.compile(r" (?:va|vont) (?:vous |se |s |bientot |vite )*\w+(?:er|ir|re) ")
 
 
 class Refusal(StrEnum):
@@ -95,6 +98,13 @@ class Guard:
         self._dose_units = frozenset(data["dose_units"])
         self._posology = _Phrases.of(data["posology"])
         self._assertive = _Phrases.of(data["assertive"])
+        self._hedges = _Phrases.of(data["hedges"])
+        self._certainties = _Phrases.of(data["certainties"])
+        self._stated_illness = _Phrases.of(data["stated_illness"])
+        self._not_promises = _Phrases.of(data["not_promises"])
+        self._absolutes = _Phrases.of(data["absolutes"])
+        self._allowed_futures = frozenset(data["allowed_futures"])
+        self._useless_care = _Phrases.of(data["useless_care"])
         self._promises = _Phrases.of(data["promises"])
         self._stop = _Phrases.of(data["stop_treatment"])
         self._prescribe = _Phrases.of(data["prescribe"])
@@ -122,9 +132,10 @@ class Guard:
             return Refusal.NOT_FRENCH
         said = _replace_known(text, facts)
         allowed = frozenset(word for known in facts.texts() for word in _WORD.findall(plain(known)))
+        qualities = frozenset(plain(word) for word in _QUALITY.findall(sentence.lower()))
         return (
             self._refuse_medicine(said, allowed)
-            or self._refuse_claims(said, allowed, facts.who)
+            or self._refuse_claims(said, allowed, qualities, facts.who)
             or self._refuse_numbers(said, facts)
             or (Refusal.URGENCY if self._contradicts(said, facts.level) else None)
         )
@@ -136,7 +147,7 @@ class Guard:
             single = word in ("un", "une") and follows in _WEAK_UNITS  # "une prise de sang", "une fois"
             if counted and follows in self._dose_units and not single:
                 return Refusal.DOSE
-        if said in self._posology:
+        if said in self._posology or _EVERY_HOURS.search(said):
             return Refusal.DOSE
         if said in self._stop:
             return Refusal.STOP_TREATMENT
@@ -144,21 +155,41 @@ class Guard:
             return Refusal.DRUG
         if any(len(w) > 6 and w.endswith(self._drug_endings) and w not in allowed for w in words):
             return Refusal.DRUG
-        for match in self._prescribe.pattern.finditer(said):
-            if not _MAY_BE_TAKEN.intersection(said[match.end() :].split()[:2]):
-                return Refusal.PRESCRIPTION
+        if said in self._prescribe:
+            return Refusal.PRESCRIPTION
         return None
 
-    def _refuse_claims(self, said: str, allowed: frozenset[str], who: str) -> Refusal | None:
+    def _refuse_claims(self, said: str, allowed: frozenset[str], qualities: frozenset[str], who: str) -> Refusal | None:
+        """A disease must be one of the facts and be said with a hedge; the outcome is never promised.
+
+        `qualities` are words in -ité, which only look like diseases once their accent is gone.
+        """
+        if self._names_disease(said, allowed | qualities):
+            return Refusal.OTHER_CAUSE
+        if said in self._stated_illness:
+            return Refusal.DIAGNOSIS
+        about_cause = _CAUSE in said or self._names_disease(said, qualities)
+        if about_cause and (said in self._certainties or said not in self._hedges or self._states(said, who)):
+            return Refusal.DIAGNOSIS
+        said = self._not_promises.without(said)
+        if said in self._promises or (said in self._absolutes and said not in self._conditions):
+            return Refusal.PROMISE
+        return Refusal.PROMISE if self._foretells(said) else None
+
+    def _states(self, said: str, who: str) -> bool:
+        """Whether a disease follows "vous avez", "il s'agit de", "votre fils a" and the like."""
         person = re.escape(" ".join(_WORD.findall(plain(who))))
         of_person = re.compile(rf" {person} (?:(?:a|fait|presente) (?:un|une|la|le|l|des|du)|souffre)(?= )")
-        for match in (*self._assertive.pattern.finditer(said), *of_person.finditer(said)):
-            after = f" {' '.join(said[match.end() :].split()[:5])} "
-            if _CAUSE in after or self._names_disease(after, frozenset()):
-                return Refusal.DIAGNOSIS
-        if self._names_disease(said, allowed):
-            return Refusal.OTHER_CAUSE
-        return Refusal.PROMISE if said in self._promises else None
+        found = [*self._assertive.pattern.finditer(said), *(of_person.finditer(said) if who != "vous" else ())]
+        after = (f" {' '.join(said[match.end() :].split()[:5])} " for match in found)
+        return any(_CAUSE in words or self._names_disease(words, frozenset()) for words in after)
+
+    def _foretells(self, said: str) -> bool:
+        """Whether a sentence, outside a condition, says how things will turn out."""
+        if said in self._conditions:
+            return False
+        futures = (w for w in said.split() if len(w) > 4 and w.endswith(_FUTURE_ENDINGS))
+        return any(word not in self._allowed_futures for word in futures) or bool(_NEAR_FUTURE.search(said))
 
     def _names_disease(self, said: str, allowed: frozenset[str]) -> bool:
         if any(not _in(phrase, allowed) for phrase in self._diseases.found(said)):
@@ -179,23 +210,33 @@ class Guard:
     def _contradicts(self, said: str, level: Urgency) -> bool:
         """Whether a sentence speaks of a delay or a place of care that is not the one decided."""
         conditional = said in self._conditions
-        said = _SINCE.sub(" ", self._not_delays.without(said))
-        said = f" {' '.join(said.split())} "
+        said = f" {' '.join(_SINCE.sub(' ', self._not_delays.without(said)).split())} "
         urgent = level.rank >= Urgency.EMERGENCY_DEPARTMENT.rank
-        if level is not Urgency.SELF_CARE and said in self._calming:
+        cares = {care for care, phrases in self._care.items() if said in phrases}
+        doctor = said in self._doctor
+        if level is not Urgency.SELF_CARE and (
+            said in self._calming or ((cares or doctor) and said in self._useless_care)
+        ):
             return True
-        if level.rank >= Urgency.DOCTOR_24_HOURS.rank and said in self._home_care:
+        if any(said in phrases and delay.rank < level.rank for delay, phrases in self._delays.items()):
             return True
-        for delay, phrases in self._delays.items():
-            if said in phrases and delay.rank < level.rank:
-                return True
-        cares = [care for care, phrases in self._care.items() if said in phrases]
-        highest = max(cares, key=lambda care: care.rank, default=None)
+        if said in self._home_care and (urgent or (level is Urgency.DOCTOR_24_HOURS and level not in cares)):
+            return True
+        if " aussi " in said and cares == {Urgency.SELF_CARE} and not urgent:
+            return False
+        if doctor and not urgent:
+            cares.add(Urgency.DOCTOR_7_DAYS)
         if conditional:
-            return any(care.rank < level.rank for care in cares) or (urgent and said in self._doctor and not cares)
-        if highest is None:
-            return urgent and said in self._doctor
-        return highest is not level
+            return any(care.rank < min(level.rank, Urgency.DOCTOR_7_DAYS.rank) for care in cares) or (
+                urgent and ((doctor and not cares) or any(care.rank < level.rank for care in cares))
+            )
+        if not cares:
+            return urgent and doctor
+        highest = max(cares, key=lambda care: care.rank)
+        if level is Urgency.EMERGENCY_DEPARTMENT and level in cares:
+            return False
+        only_doctor = highest is Urgency.DOCTOR_7_DAYS and level is Urgency.DOCTOR_24_HOURS and doctor
+        return highest is not level and not (only_doctor and len(cares) == 1)
 
     def states_action(self, sentences: Sequence[str], level: Urgency) -> bool:
         """Whether the reply says, unconditionally, where to go and how soon."""

@@ -70,7 +70,7 @@ def level_of_causes(sides: Sequence[Side], fired: Sequence[Fired], ranking: Rank
 
 
 def is_enough(observations: Sequence[Observation], p_other: float) -> bool:
-    """Whether enough was understood to name causes: a symptom or sign (or a kind of one), and known causes that matter."""
+    """Whether enough was understood to name causes: a symptom, a sign or a kind of one, and causes that matter."""
     telling = any(
         counted_state(o) is State.PRESENT
         and (o.finding.kind in (Kind.SYMPTOM, Kind.SIGN) or (o.finding.kind is Kind.COURSE and o.finding.parent))
