@@ -21,6 +21,7 @@ from typing import Any
 
 from backend.core.entities import Urgency
 from backend.core.facts import Facts
+from backend.core.inflection import stem
 from backend.core.knowledge import DATA, Knowledge
 from backend.core.text import plain
 
@@ -41,9 +42,12 @@ _FRENCH = frozenset(
     ["le", "la", "les", "un", "une", "des", "du", "de", "d", "l", "et", "ou", "a", "au", "aux", "en", "dans", "pour",
      "par", "sur", "vous", "votre", "vos", "il", "elle", "ce", "cela", "c", "est", "si", "que", "qui", "ne", "pas"]
 )  # fmt: skip
-_QUALITY = re.compile(r"\w+ités?\b")
+_LOSES_ITS_SENSE = re.compile(r"\w+(?:ités?|érez)\b")
+_PROPER = re.compile(r"(?<=[\w,;] )[A-ZÀ-Ý][\w-]+|(?<=[ld]['’])[A-ZÀ-Ý][\w-]+")
+_YOU_ARE = re.compile(r" vous etes (\w+)")
+_MOST_FOREIGN_WORDS = 3
 _EVERY_HOURS = re.compile(r" toutes les (?:\d+|deux|trois|quatre|cinq|six|huit|douze) ")
-_FUTURE_ENDINGS = ("era", "ira", "dra", "era", "ront", "erez", "irez", "drez", "ura")
+_FUTURE_ENDINGS = ("era", "ira", "dra", "tra", "vra", "ura", "ront", "erez", "irez", "drez", "trez", "vrez", "urez")
 _NEAR_FUTURE = re.compile(r" (?:va|vont) (?:vous |se |s |bientot |vite )*\w+(?:er|ir|re) ")
 
 
@@ -62,6 +66,7 @@ class Refusal(StrEnum):
     NUMBER = "number"
     NOT_FRENCH = "not_french"
     TOO_LONG = "too_long"
+    OFF_FACTS = "off_facts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,18 @@ class Guard:
         self._conditions = _Phrases.of(data["conditions"])
         self._markup = tuple(data["markup"])
         self._numbers_always = frozenset(data["numbers_always"])
+        self._fine_states = frozenset(data["fine_states"])
+        lists = (
+            data["safe_words"],
+            data["hedges"],
+            data["doctor"],
+            data["conditions"],
+            data["not_delays"],
+            *data["care"].values(),
+        )
+        self._safe_stems = frozenset(
+            stem(word) for phrases in lists for p in phrases for word in _WORD.findall(plain(p))
+        )
 
     def refuse(self, sentence: str, facts: Facts) -> Refusal | None:
         """The first rule that `sentence` breaks, or None when it may be said. Cost: about 0.2 ms."""
@@ -132,11 +149,14 @@ class Guard:
             return Refusal.NOT_FRENCH
         said = _replace_known(text, facts)
         allowed = frozenset(word for known in facts.texts() for word in _WORD.findall(plain(known)))
-        qualities = frozenset(plain(word) for word in _QUALITY.findall(sentence.lower()))
+        accented = frozenset(plain(word) for word in _LOSES_ITS_SENSE.findall(sentence.lower()))
+        if any(not _in(" ".join(_WORD.findall(plain(name))), allowed) for name in _PROPER.findall(sentence)):
+            return Refusal.OTHER_CAUSE  # a proper noun that the facts do not hold: an eponym or a brand
         return (
             self._refuse_medicine(said, allowed)
-            or self._refuse_claims(said, allowed, qualities, facts.who)
+            or self._refuse_claims(said, allowed, accented, facts.who)
             or self._refuse_numbers(said, facts)
+            or (Refusal.OFF_FACTS if self._wanders(words, allowed) else None)
             or (Refusal.URGENCY if self._contradicts(said, facts.level) else None)
         )
 
@@ -147,7 +167,7 @@ class Guard:
             single = word in ("un", "une") and follows in _WEAK_UNITS  # "une prise de sang", "une fois"
             if counted and follows in self._dose_units and not single:
                 return Refusal.DOSE
-        if said in self._posology or _EVERY_HOURS.search(said):
+        if any(not _in(phrase, allowed) for phrase in self._posology.found(said)) or _EVERY_HOURS.search(said):
             return Refusal.DOSE
         if said in self._stop:
             return Refusal.STOP_TREATMENT
@@ -159,37 +179,41 @@ class Guard:
             return Refusal.PRESCRIPTION
         return None
 
-    def _refuse_claims(self, said: str, allowed: frozenset[str], qualities: frozenset[str], who: str) -> Refusal | None:
+    def _refuse_claims(self, said: str, allowed: frozenset[str], accented: frozenset[str], who: str) -> Refusal | None:
         """A disease must be one of the facts and be said with a hedge; the outcome is never promised.
 
-        `qualities` are words in -ité, which only look like diseases once their accent is gone.
+        `accented` are words that only look like diseases or futures once their accent is gone ("gravité").
         """
-        if self._names_disease(said, allowed | qualities):
+        if self._names_disease(said, allowed | accented):
             return Refusal.OTHER_CAUSE
         if said in self._stated_illness:
             return Refusal.DIAGNOSIS
-        about_cause = _CAUSE in said or self._names_disease(said, qualities)
-        if about_cause and (said in self._certainties or said not in self._hedges or self._states(said, who)):
+        about_cause = _CAUSE in said or self._names_disease(said, accented)
+        if self._states(said, who) or (about_cause and (said in self._certainties or said not in self._hedges)):
             return Refusal.DIAGNOSIS
         said = self._not_promises.without(said)
         if said in self._promises or (said in self._absolutes and said not in self._conditions):
             return Refusal.PROMISE
-        return Refusal.PROMISE if self._foretells(said) else None
+        return Refusal.PROMISE if self._foretells(said, accented) else None
 
     def _states(self, said: str, who: str) -> bool:
         """Whether a disease follows "vous avez", "il s'agit de", "votre fils a" and the like."""
         person = re.escape(" ".join(_WORD.findall(plain(who))))
         of_person = re.compile(rf" {person} (?:(?:a|fait|presente) (?:un|une|la|le|l|des|du)|souffre)(?= )")
         found = [*self._assertive.pattern.finditer(said), *(of_person.finditer(said) if who != "vous" else ())]
+        if said not in self._conditions and any(w not in self._fine_states for w in _YOU_ARE.findall(said)):
+            return True
         after = (f" {' '.join(said[match.end() :].split()[:5])} " for match in found)
         return any(_CAUSE in words or self._names_disease(words, frozenset()) for words in after)
 
-    def _foretells(self, said: str) -> bool:
+    def _foretells(self, said: str, accented: frozenset[str]) -> bool:
         """Whether a sentence, outside a condition, says how things will turn out."""
         if said in self._conditions:
             return False
         futures = (w for w in said.split() if len(w) > 4 and w.endswith(_FUTURE_ENDINGS))
-        return any(word not in self._allowed_futures for word in futures) or bool(_NEAR_FUTURE.search(said))
+        return any(word not in self._allowed_futures and word not in accented for word in futures) or bool(
+            _NEAR_FUTURE.search(said)
+        )
 
     def _names_disease(self, said: str, allowed: frozenset[str]) -> bool:
         if any(not _in(phrase, allowed) for phrase in self._diseases.found(said)):
@@ -199,6 +223,11 @@ class Guard:
             and word not in allowed and word not in (_CAUSE, _SIGN)
             for word in said.split()
         )  # fmt: skip
+
+    def _wanders(self, words: Sequence[str], allowed: frozenset[str]) -> bool:
+        """Whether a sentence says more than the facts: too many telling words that neither they nor care talk hold."""
+        known = self._safe_stems | {stem(word) for word in allowed}
+        return sum(len(word) > 3 and stem(word) not in known for word in words) >= _MOST_FOREIGN_WORDS
 
     def _refuse_numbers(self, said: str, facts: Facts) -> Refusal | None:
         known = {number for text in facts.texts() for number in _WORD.findall(plain(text)) if number[0].isdigit()}
@@ -224,6 +253,10 @@ class Guard:
             return True
         if " aussi " in said and cares == {Urgency.SELF_CARE} and not urgent:
             return False
+        if doctor or level is Urgency.DOCTOR_7_DAYS:
+            cares.discard(Urgency.SELF_CARE)
+        if level is Urgency.EMERGENCY_DEPARTMENT and cares:
+            return any(care.rank < level.rank for care in cares)
         if doctor and not urgent:
             cares.add(Urgency.DOCTOR_7_DAYS)
         if conditional:
@@ -233,8 +266,6 @@ class Guard:
         if not cares:
             return urgent and doctor
         highest = max(cares, key=lambda care: care.rank)
-        if level is Urgency.EMERGENCY_DEPARTMENT and level in cares:
-            return False
         only_doctor = highest is Urgency.DOCTOR_7_DAYS and level is Urgency.DOCTOR_24_HOURS and doctor
         return highest is not level and not (only_doctor and len(cares) == 1)
 
