@@ -47,7 +47,7 @@ class PretrainConfig(_Section):
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(0.05, ge=0)
-    save_every_steps: int = Field(200, ge=1)
+    save_every_steps: int = Field(100, ge=1)
     bf16: bool = True
 
 

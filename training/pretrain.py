@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.artefacts import is_done, read_input, say, write_manifest
+from training.artefacts import is_done, read_input, say, sha256, write_manifest
 from training.config import PretrainConfig, RunConfig, config_from_args
 from training.synthesise import COMMAND as SYNTHESISE
 from training.synthesise import Paths
@@ -60,7 +60,7 @@ def main() -> None:
         return
     tokenizer = Tokenizer(vocabulary)
     examples = load_examples(source, tokenizer, run.pretrain.context)
-    model, facts = train(examples, tokenizer, run)
+    model, facts = train(examples, tokenizer, run, sha256(source))
     save(model, vocabulary, target)
     write_manifest(target, "pretrain", [source, vocabulary], run.pretrain, run.seed, **facts)
     shutil.rmtree(_checkpoint(run), ignore_errors=True)
@@ -124,14 +124,16 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer, seed: int) -> Llam
     )  # fmt: skip
 
 
-def train(examples: Sequence[Example], tokenizer: Tokenizer, run: RunConfig) -> tuple[LlamaForCausalLM, dict[str, Any]]:
-    """Train for the configured steps, from the last checkpoint when there is one."""
+def train(
+    examples: Sequence[Example], tokenizer: Tokenizer, run: RunConfig, data: str
+) -> tuple[LlamaForCausalLM, dict[str, Any]]:
+    """Train for the configured steps, from the last checkpoint of the same settings and `data` (a hash)."""
     config = run.pretrain
     model = build_model(config, tokenizer, run.seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
     )
-    first, spent_s, tokens = _resume(model, optimizer, run)
+    first, spent_s, tokens = _resume(model, optimizer, run, data)
     started = time.monotonic()
     step, loss = first, float("nan")
     position, epoch = first, 0
@@ -159,7 +161,7 @@ def train(examples: Sequence[Example], tokenizer: Tokenizer, run: RunConfig) -> 
             speed = f"{tokens / took_s:.0f} tokens/s, {left_s / 60:.0f} min left"
             say(f"pretrain: step {step}/{config.steps} loss {loss:.4f} {speed}")
         if step % config.save_every_steps == 0 and step < config.steps:
-            _save_checkpoint(model, optimizer, step, spent_s + time.monotonic() - started, tokens, run)
+            _save_checkpoint(model, optimizer, step, spent_s + time.monotonic() - started, tokens, run, data)
     seconds = spent_s + time.monotonic() - started
     parameters = sum(p.numel() for p in model.parameters())
     return model, {"seconds": round(seconds), "tokens": tokens, "last_loss": loss, "parameters": parameters}
@@ -178,27 +180,30 @@ def _checkpoint(run: RunConfig) -> Path:
 
 
 def _save_checkpoint(
-    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, spent_s: float, tokens: int, run: RunConfig
-) -> None:
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, spent_s: float, tokens: int, run: RunConfig,
+    data: str,
+) -> None:  # fmt: skip
     folder = _checkpoint(run)
     folder.mkdir(exist_ok=True)
     partial = folder / "state.part"
     state = {
         "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent_s,
-        "tokens": tokens, "config": run.pretrain.model_dump_json(), "seed": run.seed,
+        "tokens": tokens, "config": run.pretrain.model_dump_json(), "seed": run.seed, "data": data,
     }  # fmt: skip
     torch.save(state, partial)
     partial.replace(folder / "state.pt")
 
 
-def _resume(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, run: RunConfig) -> tuple[int, float, int]:
+def _resume(
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, run: RunConfig, data: str
+) -> tuple[int, float, int]:
     """Step, seconds and tokens done so far; a checkpoint of other settings is ignored."""
     path = _checkpoint(run) / "state.pt"
     if not path.is_file():
         return 0, 0.0, 0
     state = torch.load(path, weights_only=True)
-    if state["config"] != run.pretrain.model_dump_json() or state["seed"] != run.seed:
-        say("pretrain: the checkpoint is of other settings; starting again")
+    if (state["config"], state["seed"], state["data"]) != (run.pretrain.model_dump_json(), run.seed, data):
+        say("pretrain: the checkpoint is of other settings or examples; starting again")
         return 0, 0.0, 0
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

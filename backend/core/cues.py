@@ -66,6 +66,8 @@ class Cues:
         self.possessives = frozenset(data["possessives"])
         self.strict_possessives = frozenset(data["strict_possessives"])
         self.needs_possessive = frozenset(data["relative_needs_possessive"])
+        self.not_pregnant_before = frozenset(data["not_pregnant_before"])
+        self.own_sex = {sex: [" ".join(words_of(said)) for said in phrases] for sex, phrases in data["own_sex"].items()}
         self._by_first: dict[str, list[tuple[tuple[str, ...], CueKind]]] = defaultdict(list)
         for kind in CueKind:
             for cue in data[kind.value]:
@@ -73,6 +75,10 @@ class Cues:
                 self._by_first[words[0]].append((words, kind))
         for cues in self._by_first.values():
             cues.sort(key=lambda cue: -len(cue[0]))
+
+    def called(self, person: str) -> str:
+        """How a reply calls the patient: "vous", or the relative as a person would write it ("votre grand-mère")."""
+        return str(self.relatives[person]["called"]) if person else "vous"
 
     def words(self) -> frozenset[str]:
         """Every word that is part of a cue; typing errors in them are corrected too."""

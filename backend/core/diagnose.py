@@ -65,7 +65,7 @@ class Diagnoser:
             questions=questions,
             ignored_evidence=ignored,
             patient=ranked_as,
-            person=reading.person,
+            person=self.knowledge.cues.called(reading.person),
             understand_ms=1000 * (understood - started),
             rank_ms=1000 * (time.perf_counter() - understood),
         )

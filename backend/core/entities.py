@@ -314,6 +314,7 @@ class Assessment:
     ignored_evidence: tuple[str, ...]
     patient: Patient
     person: str
+    """How a reply calls the patient: "vous" or "votre fille"."""
     understand_ms: float
     rank_ms: float
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from backend.core.entities import Assessment, Cause, Kind, Observation, Outcome, State, Urgency, join_article
+from backend.core.entities import Assessment, Cause, Kind, Observation, Outcome, State, Urgency
 
 _SENTENCE = re.compile(r"(?<=[.!?…])\s+")
 _MOST_CAUSES = 3
@@ -57,7 +57,7 @@ def facts_of(assessment: Assessment) -> Facts:
     alarm = _lower(fired[0].label) if fired and _sets_level(assessment) else None
     return Facts(
         level=level,
-        who=_who(assessment.person),
+        who=assessment.person,
         abstained=abstained,
         probable=first is not None and first.probability >= _PROBABLE,
         causes=tuple(cause.pathology.phrase for cause in causes),
@@ -70,10 +70,6 @@ def facts_of(assessment: Assessment) -> Facts:
         worry=_first(first.pathology.when_to_worry, 1) if first and level is not Urgency.LIFE_THREATENING else None,
         questions=tuple(question.text for question in assessment.questions[:2]) if abstained else (),
     )
-
-
-def _who(person: str) -> str:
-    return join_article("votre", person) if person else "vous"
 
 
 def _causes(differential: tuple[Cause, ...]) -> tuple[Cause, ...]:

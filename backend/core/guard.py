@@ -160,6 +160,10 @@ class Guard:
             or (Refusal.URGENCY if self._contradicts(said, facts.level) else None)
         )
 
+    def states_diagnosis(self, sentence: str, facts: Facts) -> bool:
+        """Whether `sentence` tells the person what they have; naming a disease in an advice does not."""
+        return self._states(_replace_known(f" {' '.join(_WORD.findall(plain(sentence)))} ", facts), facts.who)
+
     def _refuse_medicine(self, said: str, allowed: frozenset[str]) -> Refusal | None:
         words = said.split()
         for word, follows in zip(words, [*words[1:], ""], strict=True):
@@ -186,10 +190,10 @@ class Guard:
         """
         if self._names_disease(said, allowed | accented):
             return Refusal.OTHER_CAUSE
-        if said in self._stated_illness:
+        if self._states(said, who):
             return Refusal.DIAGNOSIS
         about_cause = _CAUSE in said or self._names_disease(said, accented)
-        if self._states(said, who) or (about_cause and (said in self._certainties or said not in self._hedges)):
+        if about_cause and (said in self._certainties or said not in self._hedges):
             return Refusal.DIAGNOSIS
         said = self._not_promises.without(said)
         if said in self._promises or (said in self._absolutes and said not in self._conditions):
@@ -198,6 +202,8 @@ class Guard:
 
     def _states(self, said: str, who: str) -> bool:
         """Whether a disease follows "vous avez", "il s'agit de", "votre fils a" and the like."""
+        if said.replace(" si vous etes ", " si ") in self._stated_illness:
+            return True
         person = re.escape(" ".join(_WORD.findall(plain(who))))
         of_person = re.compile(rf" {person} (?:(?:a|fait|presente) (?:un|une|la|le|l|des|du)|souffre)(?= )")
         found = [*self._assertive.pattern.finditer(said), *(of_person.finditer(said) if who != "vous" else ())]

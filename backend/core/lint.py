@@ -16,7 +16,7 @@ from backend.core.canonical import not_canonical
 from backend.core.diagnose import Diagnoser
 from backend.core.entities import Case, Kind, Pathology, Patient, RedFlag, Urgency
 from backend.core.facts import Facts
-from backend.core.guard import Guard, Refusal, load_guard, split_reply
+from backend.core.guard import Guard, load_guard, split_reply
 from backend.core.knowledge import NAMED, Knowledge, load
 from backend.core.weights import BANDS
 
@@ -26,8 +26,6 @@ _CAUSE_ARTICLES = frozenset({"un", "une", "des", "la", "l'"})
 _FEWEST_LINKS = 10
 _FEWEST_WORDINGS = 4
 _FEWEST_SENTENCES = 2
-# Home advice may name a gesture or a frequency ("lavez le nez plusieurs fois par jour"), never a dose or a diagnosis.
-_NEVER_IN_ADVICE = frozenset({Refusal.DIAGNOSIS, Refusal.MARKUP})
 _DOSE = re.compile(r"\d\s*(mg|g|ml|µg|comprim|goutte|gélule|sachet|ampoule|cuill)")
 
 
@@ -81,9 +79,8 @@ def _lint_pathology(pathology: Pathology, guard: Guard) -> Iterator[str]:
         if _DOSE.search(text.lower()):
             yield f"dose in {text!r}"
         for sentence in split_reply(text):
-            refusal = guard.refuse(sentence, facts)
-            if refusal in _NEVER_IN_ADVICE:
-                yield f"{refusal.value} in {sentence!r}"
+            if guard.states_diagnosis(sentence, facts):
+                yield f"diagnosis in {sentence!r}"
 
 
 def _lint_red_flag(rule: RedFlag, diagnoser: Diagnoser) -> Iterator[str]:

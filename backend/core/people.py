@@ -185,7 +185,7 @@ def traits(
 ) -> Patient:
     """Age (years), sex and pregnancy that the text itself gives of the patient `who` ("" the writer)."""
     words = [word for sentence in sentences for word in sentence.words]
-    sex = cues.relatives.get(who, {}).get("sex") if who else _own_sex(words)
+    sex = cues.relatives.get(who, {}).get("sex") if who else _own_sex(words, cues)
     ages = [measure for measure in measures if measure.unit is Unit.AGE_YEARS and measure.value <= 120]
     age = None
     if who:
@@ -201,7 +201,7 @@ def traits(
     elif ages:
         own = [m for m in ages if not _follows_relative(m, sentences, found_cues, cues)]
         age = own[0].value if own else None
-    pregnant = _pregnant(words, measures)
+    pregnant = _pregnant(words, measures, cues)
     return Patient(age=age, sex="F" if pregnant and not sex else sex, pregnant=pregnant)
 
 
@@ -215,22 +215,15 @@ def _follows_relative(
     )
 
 
-def _own_sex(words: Sequence[str]) -> str | None:
-    text = " ".join(words)
-    if "je suis une femme" in text or "une femme de" in text or "je suis une fille" in text:
-        return "F"
-    if "je suis un homme" in text or "un homme de" in text or "je suis un garcon" in text:
-        return "M"
-    return None
+def _own_sex(words: Sequence[str], cues: Cues) -> str | None:
+    text = f" {' '.join(words)} "
+    return next((sex for sex, said in cues.own_sex.items() if any(f" {phrase} " in text for phrase in said)), None)
 
 
-def _pregnant(words: Sequence[str], measures: Sequence[Measure]) -> bool | None:
+def _pregnant(words: Sequence[str], measures: Sequence[Measure], cues: Cues) -> bool | None:
     if any(measure.unit is Unit.PREGNANCY_WEEKS for measure in measures):
         return True
     for index, word in enumerate(words):
         if word == "enceinte":
-            before = words[max(0, index - 4) : index]
-            if "pas" in before or "si" in before or "jamais" in before:
-                return None
-            return True
+            return None if cues.not_pregnant_before.intersection(words[max(0, index - 4) : index]) else True
     return None
