@@ -21,7 +21,7 @@ def main() -> int:
         return 2
     uvicorn.run(
         app, host=settings.host, port=settings.port, log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=20,
+        timeout_graceful_shutdown=20, workers=1,  # one copy of the model, whatever WEB_CONCURRENCY says
     )  # fmt: skip
     return 0
 

@@ -84,7 +84,8 @@ def _typo(word: str, rng: random.Random, is_word: set[str]) -> str:
     place = rng.randrange(len(core))
     letter = rng.choice(string.ascii_lowercase)
     edited = rng.choice(
-        (core[:place] + core[place + 1 :], core[:place] + letter + core[place:], core[:place] + letter + core[place + 1 :],
+        (core[:place] + core[place + 1 :], core[:place] + letter + core[place:],
+         core[:place] + letter + core[place + 1 :],
          core[:place] + core[place + 1 : place + 2] + core[place : place + 1] + core[place + 2 :])
     )  # fmt: skip
     folded = plain(edited)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simplemma.strategies.dictionaries.dictionary_factory import DefaultDictionaryFactory
 
 from backend.core.diagnose import Diagnoser
 from backend.core.entities import Answer, Assessment, Observation, Origin, Patient, State
@@ -76,7 +77,7 @@ def essence(assessment: Assessment) -> tuple[Any, ...]:
 
 
 @in_both_sizes(messages(), st.sampled_from(noise()), st.sampled_from(PATIENTS))
-def TestNoiseNeverLowers(message: str, sentence: str, patient: Patient) -> None:  # noqa: N802 - becomes a class
+def TestNoiseNeverLowers(message: str, sentence: str, patient: Patient) -> None:
     """A sentence that says nothing of the patient, before or after, never lowers the urgency."""
     own = level(message, patient)
     assert level(f"{message} {sentence}", patient) >= own
@@ -84,7 +85,7 @@ def TestNoiseNeverLowers(message: str, sentence: str, patient: Patient) -> None:
 
 
 @in_both_sizes(messages(), st.sampled_from(PATIENTS), st.integers(0, 2**32))
-def TestTypingNeverLowers(message: str, patient: Patient, seed: int) -> None:  # noqa: N802
+def TestTypingNeverLowers(message: str, patient: Patient, seed: int) -> None:
     """Lost accents, letter case and common SMS forms never lower the urgency."""
     own = level(message, patient)
     rng = random.Random(seed)
@@ -96,13 +97,11 @@ def TestTypingNeverLowers(message: str, patient: Patient, seed: int) -> None:  #
 @cache
 def french_words() -> set[str]:
     """Every word of a French dictionary, folded."""
-    from simplemma.strategies.dictionaries.dictionary_factory import DefaultDictionaryFactory
-
     return {plain(word) for word in DefaultDictionaryFactory().get_dictionary("fr")}
 
 
 @in_both_sizes(messages(), st.sampled_from(PATIENTS), st.integers(0, 2**32))
-def TestTyposNeverLower(message: str, patient: Patient, seed: int) -> None:  # noqa: N802
+def TestTyposNeverLower(message: str, patient: Patient, seed: int) -> None:
     """One edit in each long word, when it makes no other word, never lowers the urgency."""
     changed = typos(message, seed, french_words())
     assert level(changed, patient) >= level(message, patient), changed
@@ -121,7 +120,7 @@ def alone_firing() -> list[tuple[str, int]]:
 
 
 @in_both_sizes(messages(), st.sampled_from(alone_firing()), st.sampled_from(PATIENTS))
-def TestARedFlagNeverLowers(message: str, flag: tuple[str, int], patient: Patient) -> None:  # noqa: N802
+def TestARedFlagNeverLowers(message: str, flag: tuple[str, int], patient: Patient) -> None:
     """Answering yes to a finding that alone fires a rule never lowers the urgency, and reaches the rule's level."""
     finding, rank = flag
     own = level(message, patient)
@@ -142,7 +141,7 @@ def test_a_red_flag_that_has_passed_keeps_its_level(ending: str) -> None:
 
 
 @in_both_sizes(messages(), st.sampled_from(PATIENTS), st.integers(1, 10))
-def TestWeightsAddUp(message: str, patient: Patient, shown: int) -> None:  # noqa: N802
+def TestWeightsAddUp(message: str, patient: Patient, shown: int) -> None:
     """By hand: prior plus weights are the log-odds against the outside, and all probabilities sum to one."""
     assessment = diagnoser().assess(message, patient, (), shown)
     total = sum(c.probability for c in assessment.differential) + assessment.p_not_shown + assessment.p_other
@@ -153,7 +152,7 @@ def TestWeightsAddUp(message: str, patient: Patient, shown: int) -> None:  # noq
 
 
 @in_both_sizes(st.lists(st.sampled_from(sorted(base().findings)), min_size=1, max_size=8, unique=True))
-def TestRemovingACitedFindingLowersTheCause(findings: list[str]) -> None:  # noqa: N802
+def TestRemovingACitedFindingLowersTheCause(findings: list[str]) -> None:
     """Without a finding that speaks for a cause, its log-odds are lower."""
     ranking = diagnoser().ranking
     every = [Observation(base().findings[f], State.PRESENT, Origin.ANSWER) for f in findings]
@@ -168,8 +167,8 @@ def TestRemovingACitedFindingLowersTheCause(findings: list[str]) -> None:  # noq
 
 
 @in_both_sizes(messages(), st.sampled_from(noise()))
-def TestPatientTextIsNeverSpecial(message: str, sentence: str) -> None:  # noqa: N802
-    """In every prompt style, no special piece holds a word of the patient, and markers in the text change no finding."""
+def TestPatientTextIsNeverSpecial(message: str, sentence: str) -> None:
+    """In every prompt style no special piece holds a word of the patient; markers in the text change no finding."""
     text = f"{message} {sentence}"
     assessment = assess(text)
     for style in Style:
@@ -184,7 +183,7 @@ def TestPatientTextIsNeverSpecial(message: str, sentence: str) -> None:  # noqa:
 
 
 @in_both_sizes(messages(), st.sampled_from(PATIENTS))
-def TestTheServicesOwnWordsPassTheGuard(message: str, patient: Patient) -> None:  # noqa: N802
+def TestTheServicesOwnWordsPassTheGuard(message: str, patient: Patient) -> None:
     """No dose, no prescription, no stated diagnosis, no other cause in the template's reply; it says where to go."""
     facts = facts_of(assess(message, patient))
     guard = load_guard_once()
@@ -214,7 +213,7 @@ def load_guard_once() -> Any:  # noqa: ANN401 - a Guard
 
 
 @in_both_sizes(st.lists(statements(), min_size=2, max_size=5, unique=True), st.integers(0, 2**32))
-def TestOrderCaseFormAndSpacesMakeNoDifference(sentences: list[str], seed: int) -> None:  # noqa: N802
+def TestOrderCaseFormAndSpacesMakeNoDifference(sentences: list[str], seed: int) -> None:
     """Sentences that stand alone in another order, another case, Unicode form or spacing: the same assessment."""
     shuffled = sentences[:]
     random.Random(seed).shuffle(shuffled)

@@ -38,13 +38,13 @@ def test_light_words_are_not_keys() -> None:
 
 
 def test_single_telling_word_makes_a_phrase() -> None:
-    """ "veux mourir" needs its verb; "de" may go."""
+    """The words "veux mourir" need their verb; "de" may go."""
     (wording,) = small("veux de mourir").wordings
     assert (wording.phrase, wording.words, len(wording.keys)) == (True, ("veux", "de", "mourir"), 2)
 
 
 def test_negative_words_never_collide_with_stems() -> None:
-    """ "passé" has the stem "pas" but is not the negation."""
+    """The word "passé" has the stem "pas" but is not the negation."""
     lexicon = small("pas faim")
     assert lexicon.key("pas") != lexicon.key("passe")
 
@@ -56,7 +56,7 @@ def test_negative_words_never_collide_with_stems() -> None:
         ("fiebre", "fievre", True), ("fibre", "fievre", False), ("foie", "fievre", False),
     ],
 )  # fmt: skip
-def test_within_one_edit(left: str, right: str, expected: bool) -> None:  # noqa: FBT001 - a table of cases
+def test_within_one_edit(left: str, right: str, expected: bool) -> None:
     """One insertion, deletion, substitution or swap of neighbours."""
     assert within_one_edit(left, right) is expected
 
@@ -68,7 +68,7 @@ def test_sound_joins_usual_misspellings() -> None:
 
 
 def test_a_misspelt_word_is_corrected_but_a_real_word_is_not() -> None:
-    """ "essoufle" becomes a reading of the lexicon; "souffre" is a French word and stays itself."""
+    """The typing error "essoufle" gets a reading of the lexicon; "souffre" is a French word and stays itself."""
     lexicon = small("souffle court", "essoufflement")
     assert lexicon.readings("essouflement") == (lexicon.key("essoufflement"),)
     assert lexicon.corrections("souffre") == ()

@@ -43,7 +43,7 @@ def test_age_sex_and_pregnancy_are_read_from_the_text(
     age: float | None,
     sex: str | None,
     pregnant: bool | None,
-    knowledge: Knowledge,  # noqa: FBT001 - a table
+    knowledge: Knowledge,
 ) -> None:
     """What the text says of the patient."""
     found = read_message(text, Patient(), knowledge).patient

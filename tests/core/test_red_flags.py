@@ -55,7 +55,8 @@ def test_a_stated_plan_is_at_least_as_urgent_as_the_idea(diagnoser: Diagnoser) -
 
 def test_an_emergency_of_another_person_fires_too(diagnoser: Diagnoser) -> None:
     """The writer's own banal complaint does not hide the husband's chest pain."""
-    text = "J'ai mal à la gorge, je tousse et j'ai le nez bouché. Mon mari a une douleur dans la poitrine qui va dans le bras."
+    own = "J'ai mal à la gorge, je tousse et j'ai le nez bouché."
+    text = f"{own} Mon mari a une douleur dans la poitrine qui va dans le bras."
     assert diagnoser.assess(text, Patient()).triage.level.value == "urgence_vitale"
 
 

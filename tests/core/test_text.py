@@ -29,18 +29,18 @@ def test_plain_ignores_case_accents_ligatures_and_invisible_characters(typed: st
 
 
 def test_read_spells_out_sms_forms_on_the_same_span() -> None:
-    """ "g" becomes two words that both point at the one typed letter."""
+    """The letter "g" becomes two words that both point at the one typed letter."""
     tokens = read("g mal", {"g": "j ai"}).tokens
     assert [(t.word, t.start, t.end) for t in tokens] == [("j", 0, 1), ("ai", 0, 1), ("mal", 2, 5)]
 
 
 def test_read_keeps_accents_to_tell_sms_forms_apart() -> None:
-    """ "mé" is "mais" in SMS spelling; "me" is a pronoun."""
+    """The form "mé" is "mais" in SMS spelling; "me" is a pronoun."""
     assert [t.word for t in read("mé me", {"mé": "mais"}).tokens] == ["mais", "me"]
 
 
 def test_read_squeezes_stretched_letters() -> None:
-    """ "troooop" is "trop", and "ballonnement" keeps its double letters."""
+    """The word "troooop" is "trop", and "ballonnement" keeps its double letters."""
     assert [t.word for t in read("troooop ballonnement", {}).tokens] == ["trop", "ballonnement"]
 
 
