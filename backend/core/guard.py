@@ -48,6 +48,15 @@ _YOU_ARE = re.compile(r" vous etes (\w+)")
 _MOST_FOREIGN_WORDS = 3
 _EVERY_HOURS = re.compile(r" toutes les (?:\d+|deux|trois|quatre|cinq|six|huit|douze) ")
 _FUTURE_ENDINGS = ("era", "ira", "dra", "tra", "vra", "ura", "ront", "erez", "irez", "drez", "trez", "vrez", "urez")
+_CLAUSE = re.compile(
+    r"[,;:()]|\b(?:et|mais|si|s['’]ils?|quand|lorsque|dès que|tant que|car|puis|avant|qui|en attendant)\b",
+    re.IGNORECASE,
+)
+_OBJECT = re.compile(
+    r" (?:chez (?:votre )?\w+ )?(?:(?:avant tout|surtout|d abord|peut etre|plutot|donc|aussi|notamment|bien|en premier lieu) )?"
+    r"(?:(?:un|une|des|du|de|d|la|le|les|l|a|au|aux) ){0,3}"
+    r"(?:(?:possible|probable|eventuel|eventuelle|vrai|vraie|simple|debut de) )?(\w+)"
+)
 _NEAR_FUTURE = re.compile(r" (?:va|vont) (?:vous |se |s |bientot |vite )*\w+(?:er|ir|re) ")
 
 
@@ -111,6 +120,14 @@ class Guard:
         self._allowed_futures = frozenset(data["allowed_futures"])
         self._useless_care = _Phrases.of(data["useless_care"])
         self._promises = _Phrases.of(data["promises"])
+        self._care_denials = frozenset(plain(word) for word in data["care_denials"])
+        waiting = "|".join(sorted(plain(word) for word in data["waiting"]))
+        self._no_waiting = re.compile(
+            rf" (?:ne|n) (?:\w+ ){{0,3}}?pas (?:a |de |d )?(?:{waiting})(?= )"
+            rf"|(?: ne| n)? (?:{waiting}) (?:surtout )?pas(?= )"
+        )
+        self._evokes = _Phrases.of(data["evokes"])
+        self._neutral_nouns = frozenset(plain(word) for word in data["neutral_nouns"])
         self._stop = _Phrases.of(data["stop_treatment"])
         self._prescribe = _Phrases.of(data["prescribe"])
         self._calming = _Phrases.of(data["calming"])
@@ -141,6 +158,8 @@ class Guard:
             return Refusal.MARKUP
         words = _WORD.findall(plain(sentence))
         text = f" {' '.join(words)} "
+        if not words:
+            return Refusal.NOT_FRENCH  # marks only, or another script
         if _is_quoted(text, facts):
             return None
         if len(words) > _LONGEST_SENTENCE_WORDS:
@@ -157,7 +176,7 @@ class Guard:
             or self._refuse_claims(said, allowed, accented, facts.who)
             or self._refuse_numbers(said, facts)
             or (Refusal.OFF_FACTS if self._wanders(words, allowed) else None)
-            or (Refusal.URGENCY if self._contradicts(said, facts.level) else None)
+            or (Refusal.URGENCY if self._contradicts(said, facts.level) or self._denies_care(sentence, facts) else None)
         )
 
     def states_diagnosis(self, sentence: str, facts: Facts) -> bool:
@@ -188,7 +207,7 @@ class Guard:
 
         `accented` are words that only look like diseases or futures once their accent is gone ("gravité").
         """
-        if self._names_disease(said, allowed | accented):
+        if self._names_disease(said, allowed | accented) or self._evokes_other(said, allowed):
             return Refusal.OTHER_CAUSE
         if self._states(said, who):
             return Refusal.DIAGNOSIS
@@ -205,7 +224,9 @@ class Guard:
         if said.replace(" si vous etes ", " si ") in self._stated_illness:
             return True
         person = re.escape(" ".join(_WORD.findall(plain(who))))
-        of_person = re.compile(rf" {person} (?:(?:a|fait|presente) (?:un|une|la|le|l|des|du)|souffre)(?= )")
+        of_person = re.compile(
+            rf" (?:{person}|il|elle) (?:(?:a|fait|presente)(?= (?:un|une|la|le|l|des|du|{_CAUSE}) )|souffre(?= ))"
+        )
         found = [*self._assertive.pattern.finditer(said), *(of_person.finditer(said) if who != "vous" else ())]
         if said not in self._conditions and any(w not in self._fine_states for w in _YOU_ARE.findall(said)):
             return True
@@ -230,6 +251,30 @@ class Guard:
             for word in said.split()
         )  # fmt: skip
 
+    def _evokes_other(self, said: str, allowed: frozenset[str]) -> bool:
+        """Whether "peut évoquer un ..." and the like are followed by a noun that the facts do not hold."""
+        for match in self._evokes.pattern.finditer(said):
+            follows = _OBJECT.match(said, match.end())
+            noun = follows.group(1) if follows else _CAUSE
+            if noun not in allowed and noun not in self._neutral_nouns and noun not in (_CAUSE, _SIGN):
+                return True
+        return False
+
+    def _denies_care(self, sentence: str, facts: Facts) -> bool:
+        """Whether one clause holds both a place of care and a negation ("aucun médecin n'a besoin de le voir")."""
+        if facts.level is Urgency.SELF_CARE:
+            return False
+        for clause in _CLAUSE.split(sentence):
+            said = self._without_haste(f" {' '.join(_WORD.findall(plain(clause)))} ")
+            cared = said in self._doctor or any(said in phrases for phrases in self._care.values())
+            if cared and self._care_denials.intersection(said.split()):
+                return True
+        return False
+
+    def _without_haste(self, said: str) -> str:
+        """The text without what urges ("sans attendre", "ne restez pas à surveiller")."""
+        return f" {' '.join(self._no_waiting.sub(' ', self._not_delays.without(said)).split())} "
+
     def _wanders(self, words: Sequence[str], allowed: frozenset[str]) -> bool:
         """Whether a sentence says more than the facts: too many telling words that neither they nor care talk hold."""
         known = self._safe_stems | {stem(word) for word in allowed}
@@ -244,8 +289,8 @@ class Guard:
 
     def _contradicts(self, said: str, level: Urgency) -> bool:
         """Whether a sentence speaks of a delay or a place of care that is not the one decided."""
-        conditional = said in self._conditions
-        said = f" {' '.join(_SINCE.sub(' ', self._not_delays.without(said)).split())} "
+        conditional = said in self._conditions or said.startswith(" avec ")
+        said = f" {' '.join(_SINCE.sub(' ', self._without_haste(said)).split())} "
         urgent = level.rank >= Urgency.EMERGENCY_DEPARTMENT.rank
         cares = {care for care, phrases in self._care.items() if said in phrases}
         doctor = said in self._doctor
