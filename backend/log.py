@@ -23,8 +23,9 @@ class _JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
         }
         fields = getattr(record, "fields", None)
-        if fields is None:  # a record of a library: its name and its constant text, never its arguments
-            line |= {"event": "library", "logger": record.name, "message": str(record.msg)[:200]}
+        if fields is None:  # a library's record: its name and constant text, no arguments, nor what asyncio adds below
+            message = str(record.msg).split("\n", 1)[0][:200]
+            line |= {"event": "library", "logger": record.name, "message": message}
         else:
             line |= fields
         if record.exc_info and record.exc_info[0] is not None:

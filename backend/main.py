@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from backend import __version__
+from backend.body_limit import BodyLimit
 from backend.core.diagnose import Diagnoser
 from backend.core.guard import load_guard
 from backend.core.knowledge import load
@@ -62,11 +63,12 @@ def create_app(settings: Settings | None = None, model: ReplyModel | None = None
         log_event("stopped")
 
     app = FastAPI(
-        title="Doctis AI", version=__version__, lifespan=lifespan, max_body_size=_LARGEST_BODY,
+        title="Doctis AI", version=__version__, lifespan=lifespan,
         description="Orientation à partir de symptômes décrits en français. N'est pas un dispositif médical.",
     )  # fmt: skip
     app.state.service = service
     app.include_router(build_router(_protection(settings)))
+    app.add_middleware(BodyLimit, most_bytes=_LARGEST_BODY)
     app.middleware("http")(_observe)
     app.add_exception_handler(PublicError, _answer_public_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)

@@ -10,9 +10,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from anyio import CancelScope
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.sse import format_sse_event
+from starlette.types import Send
 
 from backend.core.diagnose import Diagnoser
 from backend.core.entities import Assessment, Patient
@@ -33,6 +35,7 @@ from backend.schemas import (
 from backend.serialise import assessment_out, finding_item, pathology_item, pathology_out, reply_out
 
 _KEEPALIVE_S = 10.0
+_ANY_ERROR: dict[str, Any] = {"model": ErrorOut, "description": "Error"}
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorOut} for status in (401, 413, 415, 422, 500, 503)}
 
 
@@ -65,7 +68,9 @@ def build_router(protected: Callable[[Request], Awaitable[None]]) -> APIRouter:
         ("/pathologies/{pathology_id}", show_pathology, PathologyOut),
         ("/findings", list_findings, FindingList),
     ):
-        router.get(path, response_model=model, dependencies=[Depends(protected)])(endpoint)
+        router.get(
+            path, response_model=model, responses={"default": _ANY_ERROR}, dependencies=[Depends(protected)]
+        )(endpoint)  # fmt: skip
     router.get("/health")(health)
     router.get("/ready")(ready)
     router.get("/metrics", include_in_schema=False)(metrics)
@@ -78,24 +83,14 @@ async def diagnose(body: DiagnoseRequest, request: Request) -> Response:
     started = time.perf_counter()
     if service.metrics.in_flight._value.get() >= service.max_concurrent:  # noqa: SLF001 - prometheus_client has no getter
         raise Overloaded
-    service.metrics.in_flight.inc()
-    try:
+    with service.metrics.in_flight.track_inprogress():
         assessment = await _assess(service, body)
         status = service.writer.status
         model = status.name if status.phase is Phase.READY else None
         out = assessment_out(assessment, request.state.request_id, service.diagnoser.knowledge.version, model)
-    except BaseException:
-        service.metrics.in_flight.dec()
-        raise
-    if body.stream:
-        events = _with_keepalive(_events(service, body, assessment, out, started))
-        return StreamingResponse(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
-    try:
-        return await _answer(service, body, assessment, out, started)
-    finally:
-        service.metrics.in_flight.dec()
+        if not body.stream:
+            return await _answer(service, body, assessment, out, started)
+    return _EventStream(_with_keepalive(_events(service, body, assessment, out, started)))
 
 
 async def _assess(service: Service, body: DiagnoseRequest) -> Assessment:
@@ -137,8 +132,11 @@ def _time(out: AssessmentOut, service: Service, reply_started: float | None, sta
 async def _events(
     service: Service, body: DiagnoseRequest, assessment: Assessment, out: AssessmentOut, started: float
 ) -> AsyncGenerator[bytes, None]:
-    """The assessment at once, then each verified sentence, then the whole reply."""
-    try:
+    """The assessment at once, then each verified sentence, then the whole reply.
+
+    It counts itself as under way: when the client has gone before the first event is asked for, none of this runs.
+    """
+    with service.metrics.in_flight.track_inprogress():
         _time(out, service, None, started)
         yield format_sse_event(event="assessment", data_str=out.model_dump_json())
         reply: Reply | None = None
@@ -153,12 +151,31 @@ async def _events(
         _time(out, service, reply_started if body.reply else None, started)
         end = {"reply": reply_out(reply).model_dump() if reply else None, "timings_ms": out.timings_ms.model_dump()}
         yield format_sse_event(event="end", data_str=_json(end))
-    finally:
-        service.metrics.in_flight.dec()
 
 
 def _json(content: dict[str, Any]) -> str:
     return bytes(JSONResponse(content).body).decode()
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events that are closed as soon as the client has gone.
+
+    Starlette leaves that to the garbage collector; until it comes, the model would write for nobody and the request
+    would keep its place.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(events, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        finally:
+            with CancelScope(shield=True):
+                await self._events.aclose()
 
 
 async def _with_keepalive(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -177,8 +194,9 @@ async def _with_keepalive(events: AsyncGenerator[bytes, None]) -> AsyncGenerator
             pending = asyncio.create_task(_next(events))
     finally:
         pending.cancel()
-        await asyncio.gather(pending, return_exceptions=True)
-        await events.aclose()
+        with CancelScope(shield=True):
+            await asyncio.gather(pending, return_exceptions=True)
+            await events.aclose()
 
 
 async def _next(events: AsyncGenerator[bytes, None]) -> bytes | None:

@@ -7,7 +7,7 @@ an error: a misspelt setting never goes unnoticed. The README table is tested ag
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,16 +77,20 @@ def variables() -> frozenset[str]:
     return frozenset(PREFIX + name.upper() for name in Settings.model_fields) | _KNOWN_ALIASES
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+def _with_nearest(unknown: str) -> str:
+    nearest = get_close_matches(unknown.upper(), variables(), n=1)
+    return f"{unknown} (did you mean {nearest[0]}?)" if nearest else unknown
+
+
+def load_settings() -> Settings:
     """Settings from the environment.
 
     Raises:
         SettingsError: a value is out of bounds, or a `DOCTIS_` variable is not a setting.
     """
-    names = (environ if environ is not None else os.environ).keys()
-    unknown = sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in variables())
+    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in variables())
     if unknown:
-        raise SettingsError(f"unknown setting(s): {', '.join(unknown)}; the README lists those that exist")
+        raise SettingsError(f"unknown setting(s): {', '.join(map(_with_nearest, unknown))}; the README lists them all")
     try:
         settings = Settings()
     except ValueError as error:

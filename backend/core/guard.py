@@ -264,8 +264,12 @@ class Guard:
         """Whether one clause holds both a place of care and a negation ("aucun médecin n'a besoin de le voir")."""
         if facts.level is Urgency.SELF_CARE:
             return False
+        known = [f" {' '.join(_WORD.findall(plain(text)))} " for text in facts.texts()]
         for clause in _CLAUSE.split(sentence):
-            said = self._without_haste(f" {' '.join(_WORD.findall(plain(clause)))} ")
+            said = f" {' '.join(_WORD.findall(plain(clause)))} "
+            if any(said in text for text in known):
+                continue  # a sign may hold such words itself: "que le traitement de secours ne calme pas"
+            said = self._without_haste(said)
             cared = said in self._doctor or any(said in phrases for phrases in self._care.values())
             if cared and self._care_denials.intersection(said.split()):
                 return True

@@ -25,7 +25,7 @@ def action(level: Urgency) -> str:
 
 
 def word_reply(facts: Facts) -> tuple[str, ...]:
-    """The reply as 2 to 6 sentences or short groups of sentences, in reading order."""
+    """The reply as 2 to 7 sentences or short groups of sentences, in reading order."""
     urgent = facts.level.rank >= Urgency.EMERGENCY_DEPARTMENT.rank
     sentences = [action(facts.level)] if urgent else []
     if facts.alarm:
