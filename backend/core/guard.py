@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,14 @@ _LOSES_ITS_SENSE = re.compile(r"\w+(?:ités?|érez)\b")
 _PROPER = re.compile(r"(?<=[\w,;] )[A-ZÀ-Ý][\w-]+|(?<=[ld]['’])[A-ZÀ-Ý][\w-]+")
 _YOU_ARE = re.compile(r" vous etes (\w+)")
 _MOST_FOREIGN_WORDS = 3
+_LONGEST_RUN = 5
 _EVERY_HOURS = re.compile(r" toutes les (?:\d+|deux|trois|quatre|cinq|six|huit|douze) ")
 _FUTURE_ENDINGS = ("era", "ira", "dra", "tra", "vra", "ura", "ront", "erez", "irez", "drez", "trez", "vrez", "urez")
 _CLAUSE = re.compile(
     r"[,;:()]|\b(?:et|mais|si|s['’]ils?|quand|lorsque|dès que|tant que|car|puis|avant|qui|en attendant)\b",
     re.IGNORECASE,
 )
+_COMMA = re.compile(r"[,;:()]")
 _OBJECT = re.compile(
     r" (?:chez (?:votre )?\w+ )?"
     r"(?:(?:avant tout|surtout|d abord|peut etre|plutot|donc|aussi|notamment|bien|en premier lieu) )?"
@@ -145,13 +147,14 @@ class Guard:
         if len(words) >= 6 and not _FRENCH.intersection(words):
             return Refusal.NOT_FRENCH
         said = _replace_known(text, facts)
-        allowed = frozenset(word for known in facts.texts() for word in WORD.findall(plain(known)))
+        allowed = _runs_of_words(facts.texts())
         accented = frozenset(plain(word) for word in _LOSES_ITS_SENSE.findall(sentence.lower()))
-        if any(not _in(" ".join(WORD.findall(plain(name))), allowed) for name in _PROPER.findall(sentence)):
+        if any(word not in allowed for name in _PROPER.findall(sentence) for word in WORD.findall(plain(name))):
             return Refusal.OTHER_CAUSE  # a proper noun that the facts do not hold: an eponym or a brand
         return (
             self._refuse_medicine(said, allowed)
-            or self._refuse_claims(said, allowed, accented, facts.who)
+            or self._refuse_claims(said, facts.who, allowed, accented)
+            or self._refuse_promises(sentence, facts, accented)
             or self._refuse_numbers(said, facts)
             or (Refusal.OFF_FACTS if self._wanders(words, allowed) else None)
             or (Refusal.URGENCY if self._contradicts(said, facts.level) or self._denies_care(sentence, facts) else None)
@@ -168,11 +171,11 @@ class Guard:
             single = word in ("un", "une") and follows in _WEAK_UNITS  # "une prise de sang", "une fois"
             if counted and follows in self._dose_units and not single:
                 return Refusal.DOSE
-        if any(not _in(phrase, allowed) for phrase in self._posology.found(said)) or _EVERY_HOURS.search(said):
+        if any(phrase not in allowed for phrase in self._posology.found(said)) or _EVERY_HOURS.search(said):
             return Refusal.DOSE
         if said in self._stop:
             return Refusal.STOP_TREATMENT
-        if any(not _in(phrase, allowed) for phrase in self._drugs.found(said)):
+        if any(phrase not in allowed for phrase in self._drugs.found(said)):
             return Refusal.DRUG
         if any(len(w) > 6 and w.endswith(self._drug_endings) and w not in allowed for w in words):
             return Refusal.DRUG
@@ -180,10 +183,10 @@ class Guard:
             return Refusal.PRESCRIPTION
         return None
 
-    def _refuse_claims(self, said: str, allowed: frozenset[str], accented: frozenset[str], who: str) -> Refusal | None:
-        """A disease must be one of the facts and be said with a hedge; the outcome is never promised.
+    def _refuse_claims(self, said: str, who: str, allowed: frozenset[str], accented: frozenset[str]) -> Refusal | None:
+        """A disease must be one of the facts and be said with a hedge.
 
-        `accented` are words that only look like diseases or futures once their accent is gone ("gravité").
+        `accented` are words that only look like diseases or futures once their accent is gone ("gravité", "gérez").
         """
         if self._names_disease(said, allowed | accented) or self._evokes_other(said, allowed):
             return Refusal.OTHER_CAUSE
@@ -192,10 +195,17 @@ class Guard:
         about_cause = _CAUSE in said or self._names_disease(said, accented)
         if about_cause and (said in self._certainties or said not in self._hedges):
             return Refusal.DIAGNOSIS
-        said = self._not_promises.without(said)
-        if said in self._promises or (said in self._absolutes and said not in self._conditions):
-            return Refusal.PROMISE
-        return Refusal.PROMISE if self._foretells(said, accented) else None
+        return None
+
+    def _refuse_promises(self, sentence: str, facts: Facts, accented: frozenset[str]) -> Refusal | None:
+        """The outcome is never told, but under a condition in the same clause ("s'il devient mou")."""
+        for clause in _new_clauses(_COMMA, sentence, facts):
+            said = self._not_promises.without(_replace_known(clause, facts))
+            if said in self._promises:
+                return Refusal.PROMISE
+            if said not in self._conditions and (said in self._absolutes or self._foretells(said, accented)):
+                return Refusal.PROMISE
+        return None
 
     def _states(self, said: str, who: str) -> bool:
         """Whether a disease follows "vous avez", "il s'agit de", "votre fils a" and the like."""
@@ -212,16 +222,14 @@ class Guard:
         return any(_CAUSE in words or self._names_disease(words, frozenset()) for words in after)
 
     def _foretells(self, said: str, accented: frozenset[str]) -> bool:
-        """Whether a sentence, outside a condition, says how things will turn out."""
-        if said in self._conditions:
-            return False
+        """Whether a clause says how things will turn out."""
         futures = (w for w in said.split() if len(w) > 4 and w.endswith(_FUTURE_ENDINGS))
         return any(word not in self._allowed_futures and word not in accented for word in futures) or bool(
             _NEAR_FUTURE.search(said)
         )
 
     def _names_disease(self, said: str, allowed: frozenset[str]) -> bool:
-        if any(not _in(phrase, allowed) for phrase in self._diseases.found(said)):
+        if any(phrase not in allowed for phrase in self._diseases.found(said)):
             return True
         return any(
             len(word) >= 6 and word.endswith(self._disease_endings) and word not in self._not_diseases
@@ -242,12 +250,8 @@ class Guard:
         """Whether one clause holds both a place of care and a negation ("aucun médecin n'a besoin de le voir")."""
         if facts.level is Urgency.SELF_CARE:
             return False
-        known = [f" {' '.join(WORD.findall(plain(text)))} " for text in facts.texts()]
-        for clause in _CLAUSE.split(sentence):
-            said = f" {' '.join(WORD.findall(plain(clause)))} "
-            if any(said in text for text in known):
-                continue  # a sign may hold such words itself: "que le traitement de secours ne calme pas"
-            said = self._without_haste(said)
+        for clause in _new_clauses(_CLAUSE, sentence, facts):
+            said = self._without_haste(clause)
             cared = said in self._doctor or any(said in phrases for phrases in self._care.values())
             if cared and self._care_denials.intersection(said.split()):
                 return True
@@ -330,6 +334,15 @@ def _is_quoted(text: str, facts: Facts) -> bool:
     return any(text in f" {' '.join(WORD.findall(plain(known)))} " for known in quotable if known)
 
 
+def _new_clauses(mark: re.Pattern[str], sentence: str, facts: Facts) -> Iterator[str]:
+    """The clauses of a sentence, folded, but those that stand in the facts as they are (part of a sign, say)."""
+    known = [f" {' '.join(WORD.findall(plain(text)))} " for text in facts.texts()]
+    for clause in mark.split(sentence):
+        said = f" {' '.join(WORD.findall(plain(clause)))} "
+        if not any(said in text for text in known):
+            yield said
+
+
 def _replace_known(text: str, facts: Facts) -> str:
     """The sentence with the causes and signs of the facts replaced by neutral words."""
     alarm = (facts.alarm,) if facts.alarm else ()
@@ -342,5 +355,10 @@ def _replace_known(text: str, facts: Facts) -> str:
     return text
 
 
-def _in(phrase: str, allowed: frozenset[str]) -> bool:
-    return all(word in allowed for word in phrase.split())
+def _runs_of_words(texts: Iterable[str]) -> frozenset[str]:
+    """Every run of one to five words of the texts, folded."""
+    runs: set[str] = set()
+    for text in texts:
+        words = WORD.findall(plain(text))
+        runs.update(" ".join(words[i : i + n]) for n in range(1, _LONGEST_RUN + 1) for i in range(len(words) - n + 1))
+    return frozenset(runs)

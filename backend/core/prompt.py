@@ -179,6 +179,8 @@ def _facts_in_words(facts: Facts) -> str:
         lines.append(f"- Autres causes possibles : {join_words(facts.causes[1:], 'ou')}.")
     if facts.alarm:
         lines.append(f"- Signe d'alerte reconnu : {facts.alarm}.")
+    if facts.phone and facts.phone not in ("15", "112"):
+        lines.append(f"- Numéro à appeler : {facts.phone}.")
     if facts.advice:
         lines.append(f"- Conseil : {facts.advice}")
     if facts.worry:
