@@ -40,8 +40,8 @@ def main() -> int:
     messages = [case.text for rule in rules for case in (*rule.positive, *rule.negative)]
     random.Random(_SEED).shuffle(messages)
     with server() as (url, process, started):
-        print(f"/health after           {_wait(url + '/health', started):8.2f} s from process start")
-        print(f"/ready after            {_wait(url + '/ready', started):8.2f} s")
+        print(f"/health after           {wait_for(url + '/health', started):8.2f} s from process start")
+        print(f"/ready after            {wait_until_ready(url, started):8.2f} s")
         print(f"memory, idle            {_memory_mib(process.pid, 'VmRSS'):8.0f} MiB resident")
         without = [_timed(url, {"symptoms": text, "reply": False}) for text in messages[: options.requests]]
         _print("without reply", [ms for ms, _ in without])
@@ -75,7 +75,12 @@ def server() -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
         process.wait(30)
 
 
-def _wait(url: str, started: float) -> float:
+def wait_until_ready(url: str, started: float) -> float:
+    """Seconds from `started` until the language model works."""
+    return wait_for(url + "/ready", started)
+
+
+def wait_for(url: str, started: float) -> float:
     """Seconds from `started` until `url` answers 200."""
     while time.monotonic() - started < _START_LIMIT_S:
         try:
