@@ -105,7 +105,10 @@ async def _observe(request: Request, call_next: Callable[[Request], Awaitable[Re
     """Give each request an id, log one line and count it: the route's template, never the raw path or the text."""
     request.state.request_id = uuid.uuid4().hex
     started = time.perf_counter()
-    response = await call_next(request)
+    try:
+        response = await call_next(request)
+    except Exception as error:  # Starlette's handler would answer too, but uncounted, and uvicorn drops the connection
+        response = await _answer_unexpected_error(request, error)
     route = getattr(request.scope.get("route"), "path", "unknown")
     service: Service = request.app.state.service
     service.metrics.requests.labels(route, str(response.status_code)).inc()
@@ -155,6 +158,7 @@ async def _answer_http_error(request: Request, error: Exception) -> JSONResponse
 
 
 async def _answer_unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    """A fault, logged by type and place; in the middle of a stream the answer is lost and only the log line is left."""
     request_id = getattr(request.state, "request_id", "")
     log_event("unexpected_error", level=logging.ERROR, exc=error, request_id=request_id)
     return _to_response(PublicError(), request)

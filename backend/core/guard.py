@@ -45,11 +45,12 @@ _LOSES_ITS_SENSE = re.compile(r"\w+(?:ités?|érez)\b")
 _PROPER = re.compile(r"(?<=[\w,;] )[A-ZÀ-Ý][\w-]+|(?<=[ld]['’])[A-ZÀ-Ý][\w-]+")
 _YOU_ARE = re.compile(r" vous etes (\w+)")
 _MOST_FOREIGN_WORDS = 3
+_OTHER_SCRIPT = re.compile(r"[^\W\d_a-zA-ZªºÀ-ɏ]")
 _LONGEST_RUN = 5
 _EVERY_HOURS = re.compile(r" toutes les (?:\d+|deux|trois|quatre|cinq|six|huit|douze) ")
 _FUTURE_ENDINGS = ("era", "ira", "dra", "tra", "vra", "ura", "ront", "erez", "irez", "drez", "trez", "vrez", "urez")
 _CLAUSE = re.compile(
-    r"[,;:()]|\b(?:et|mais|si|s['’]ils?|quand|lorsque|dès que|tant que|car|puis|avant|qui|en attendant)\b",
+    r"[,;:()]|\b(?:et|mais|si|s['’]ils?|quand|lorsque|dès que|tant que|car|puis|avant|qui|doit|doivent|en attendant|d['’]ici)\b",
     re.IGNORECASE,
 )
 _COMMA = re.compile(r"[,;:()]")
@@ -138,8 +139,8 @@ class Guard:
             return Refusal.MARKUP
         words = WORD.findall(plain(sentence))
         text = f" {' '.join(words)} "
-        if not words:
-            return Refusal.NOT_FRENCH  # marks only, or another script
+        if not words or _OTHER_SCRIPT.search(sentence):
+            return Refusal.NOT_FRENCH
         if _is_quoted(text, facts):
             return None
         if len(words) > _LONGEST_SENTENCE_WORDS:
@@ -286,7 +287,9 @@ class Guard:
             return True
         if any(said in phrases and delay.rank < level.rank for delay, phrases in self._delays.items()):
             return True
-        if said in self._home_care and (urgent or (level is Urgency.DOCTOR_24_HOURS and level not in cares)):
+        if said in self._home_care and (
+            urgent or (level is Urgency.DOCTOR_24_HOURS and level not in cares and not doctor)
+        ):
             return True
         if " aussi " in said and cares == {Urgency.SELF_CARE} and not urgent:
             return False
@@ -348,11 +351,20 @@ def _replace_known(text: str, facts: Facts) -> str:
     alarm = (facts.alarm,) if facts.alarm else ()
     for known, neutral in ((alarm, _SIGN), (facts.causes, _CAUSE), (facts.signs, _SIGN)):
         for phrase in sorted(known, key=len, reverse=True):
-            words = WORD.findall(plain(phrase))
-            for form in (words, words[1:]):
-                if form and (len(form) > 1 or len(form[0]) > 3):
-                    text = text.replace(f" {' '.join(form)} ", f" {neutral} ")
+            for words in _forms(WORD.findall(plain(phrase)), shortened=neutral is _CAUSE):
+                pattern = " ".join(word if len(word) < 4 else rf"{word.rstrip('sx')}[sx]?" for word in words)
+                text = re.sub(rf" {pattern}(?= )", f" {neutral}", text)
     return text
+
+
+def _forms(words: list[str], *, shortened: bool) -> Iterator[list[str]]:
+    """The phrase, with and without its article; `shortened` also as people say it ("un vertige positionnel")."""
+    for first in (0, 1):
+        for end in range(len(words), first, -1):
+            form = words[first:end]
+            telling = sum(len(word) > 3 for word in form)
+            if (end == len(words) and telling) or (shortened and telling >= 2 and len(form[-1]) > 3):
+                yield form
 
 
 def _runs_of_words(texts: Iterable[str]) -> frozenset[str]:

@@ -1,7 +1,8 @@
-"""Download a model from the Hugging Face Hub with huggingface_hub, with progress, retries and a hash check.
+"""Download a model from the Hugging Face Hub with huggingface_hub, with progress and retries.
 
-The file lands in `folder` under its own name. Attempts are spaced out for about an hour, then the model is declared
-failed; the service assesses all along. Not covered yet: resuming a download across restarts.
+The file lands in `folder` under its own name; `manifest.check_model` checks it. Attempts are spaced out for about an
+hour, then the model is declared failed; the service assesses all along. Not covered yet: resuming a download across
+restarts.
 """
 
 from __future__ import annotations
@@ -27,14 +28,8 @@ def download_model(
     Raises:
         ModelError: `download_refused` (wrong name, no access: not tried again), or `download_failed` in the end.
     """
+    from httpx2 import HTTPError
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
     folder.mkdir(parents=True, exist_ok=True)
     for wait_s in (*waits_s, None):
@@ -44,9 +39,9 @@ def download_model(
                 tqdm_class=_reporter(progress, stopping),
             )  # fmt: skip
             return Path(found)
-        except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-            raise ModelError("download_refused", f"{repo}/{file}@{revision}: {type(error).__name__}") from None
-        except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            if refusal := _refusal(error):
+                raise ModelError("download_refused", f"{repo}/{file}@{revision}: {refusal}") from None
             if stopping.is_set():
                 break
             log_event("download_retry", level=logging.WARNING, exc=error, wait_s=wait_s)
@@ -57,11 +52,39 @@ def download_model(
     )
 
 
+def _refusal(error: Exception) -> str | None:
+    """Why trying again cannot help: a name that is wrong or an access that is not given; None for anything else.
+
+    huggingface_hub raises a LocalEntryNotFoundError when it cannot reach the hub at all, and also around some answers
+    of the hub to its first request; only these are looked into. A later 403 is a download link that has expired.
+    """
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    first_answer = isinstance(error, LocalEntryNotFoundError)
+    answer = error.__cause__ if first_answer else error
+    if isinstance(answer, HFValidationError):
+        return type(answer).__name__
+    if not isinstance(answer, HfHubHTTPError):
+        return None
+    status = answer.response.status_code
+    named = isinstance(answer, (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError))
+    if named or status == 401 or (first_answer and status in (403, 404)):
+        return f"{type(answer).__name__} (HTTP {status})"
+    return None
+
+
 def _reporter(progress: Callable[[float], None], stopping: threading.Event) -> type:
     """A silent tqdm that reports the share done and stops a download when the service stops."""
     from tqdm import tqdm
 
-    class Reporter(tqdm[Any]):
+    class Reporter(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
         def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - tqdm's own signature
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "disable": True})
@@ -75,5 +98,11 @@ def _reporter(progress: Callable[[float], None], stopping: threading.Event) -> t
             if self.total:
                 progress(min(1.0, self._done / self.total))
             return None
+
+        def update_transfer(self, n: float) -> None:
+            """Xet storage counts bytes on the network apart from bytes written; `update` gets the latter."""
+
+        def set_transfer_postfix_str(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - tqdm's own signature
+            """Nothing is shown."""
 
     return Reporter

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import llama_cpp as llama
@@ -109,18 +110,12 @@ class LlamaModel:
 
     def _split_markers(self, text: str) -> list[str]:
         """`text` cut inside every user-defined marker, so that none is matched."""
-        parts = [text]
-        for marker in self._markers:
-            middle = len(marker) // 2
-            cut: list[str] = []
-            for part in parts:
-                chunks = part.split(marker)
-                for index, chunk in enumerate(chunks):
-                    head = marker[middle:] if index else ""
-                    tail = marker[:middle] if index < len(chunks) - 1 else ""
-                    cut.append(head + chunk + tail)
-            parts = cut
-        return [part for part in parts if part]
+        places = {
+            found.start() + len(marker) // 2
+            for marker in self._markers
+            for found in re.finditer(f"(?={re.escape(marker)})", text)
+        }
+        return [text[start:end] for start, end in pairwise((0, *sorted(places), len(text))) if start < end]
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """The bytes of one token; control tokens are empty unless `special`."""

@@ -1,8 +1,8 @@
 """What a model file is: the JSON that lies beside it (`model.gguf` -> `model.gguf.json`).
 
-The training chain writes it; the server checks the file's hash, the prompt it was trained with and its tokenizer, and
-never the hash of the knowledge base: facts come from the prompt, so new data needs no new model. A model without a
-manifest (somebody's own fine-tune) is accepted and told apart by its chat template.
+The training chain writes it; the server checks the file's hash, which covers the tokenizer inside, and the prompt it
+was trained with, and never the hash of the knowledge base: facts come from the prompt, so new data needs no new model.
+A model without a manifest (somebody's own fine-tune) is accepted and told apart by its chat template.
 """
 
 from __future__ import annotations

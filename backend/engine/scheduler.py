@@ -117,6 +117,8 @@ class Engine:
         except queue.Full:
             raise ReplyUnavailable("queue_full") from None
         try:
+            if self._stopping.is_set():  # asked after queueing: the thread may have emptied the queue just before
+                raise ReplyUnavailable("stopping")
             while True:
                 left_s = job.deadline - time.monotonic()
                 try:
