@@ -1,8 +1,9 @@
 """Good replies in varied French: `phrases.json` and the facts of an assessment -> the text a model should write.
 
-A reply is 3 to 6 short sentences: what it may be and why, what to do and how soon, what should make the person seek
-help sooner; urgent action comes first. Names, signs, advice and alarm signs are slot tokens (see
-`backend/core/prompt.py`). The tone of the prompt chooses the wording, so that greedy decoding is varied too.
+A reply is 3 to 6 short sentences (2 or 7 for very bare or crowded facts): what it may be and why, what to do and how
+soon, what should make the person seek help sooner; urgent action comes first. Names, signs, advice and alarm signs
+are slot tokens (see `backend/core/prompt.py`). The tone of the prompt chooses the wording, so that greedy decoding
+is varied too.
 """
 
 from __future__ import annotations

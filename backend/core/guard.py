@@ -50,7 +50,8 @@ _LONGEST_RUN = 5
 _EVERY_HOURS = re.compile(r" toutes les (?:\d+|deux|trois|quatre|cinq|six|huit|douze) ")
 _FUTURE_ENDINGS = ("era", "ira", "dra", "tra", "vra", "ura", "ront", "erez", "irez", "drez", "trez", "vrez", "urez")
 _CLAUSE = re.compile(
-    r"[,;:()]|\b(?:et|mais|si|s['’]ils?|quand|lorsque|dès que|tant que|car|puis|avant|qui|doit|doivent|en attendant|d['’]ici)\b",
+    r"[,;:()]|\b(?:et|mais|si|s['’]ils?|quand|lorsque|dès que|tant que|car|puis|avant|qui|doit|doivent|en attendant)\b"
+    r"|\bd['’]ici\b",
     re.IGNORECASE,
 )
 _COMMA = re.compile(r"[,;:()]")
