@@ -90,7 +90,8 @@ def _protection(settings: Settings) -> Callable[[Request], Awaitable[None]]:
 
     async def protect(request: Request) -> None:
         if expected is not None:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+            scheme, _, key = request.headers.get("authorization", "").partition(" ")
+            given = key.strip().encode() if scheme.lower() == "bearer" else b""
             if not hmac.compare_digest(given, expected):
                 raise Unauthorized
         if request.method == "POST":

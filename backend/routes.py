@@ -72,6 +72,7 @@ def build_router(protected: Callable[[Request], Awaitable[None]]) -> APIRouter:
             path, response_model=model, responses={"default": _ANY_ERROR}, dependencies=[Depends(protected)]
         )(endpoint)  # fmt: skip
     router.get("/health")(health)
+    router.head("/health", include_in_schema=False)(health)  # some uptime monitors only ask for the head
     router.get("/ready")(ready)
     router.get("/metrics", include_in_schema=False)(metrics)
     return router

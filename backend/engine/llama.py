@@ -74,6 +74,10 @@ class LlamaModel:
         template = llama.llama_model_chat_template(self._model, None)
         return template.decode("utf-8", "replace") if template else None
 
+    def has_control_tokens(self, markers: Sequence[str]) -> bool:
+        """Whether the vocabulary holds every marker as one control token."""
+        return all(self._control_token(marker) is not None for marker in markers)
+
     def _control_token(self, text: str) -> int | None:
         """The id of a marker when the vocabulary holds it as one control token."""
         tokens = self._tokenize(text, special=True)

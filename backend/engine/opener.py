@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 from backend.core.ports import ModelStatus, Phase
-from backend.core.prompt import Style, style_of_template
-from backend.engine.host import usable_cpus
+from backend.core.prompt import MARKERS, SLOTS, Style, style_of_template
+from backend.engine.host import memory_limit_bytes, usable_cpus
 from backend.engine.hub import download_model
 from backend.engine.manifest import Manifest, check_model
 from backend.engine.scheduler import Opened, Opener, Report
@@ -22,19 +22,41 @@ def opener_for(settings: Settings) -> Opener:
     def open_model(report: Report, stopping: threading.Event) -> Opened:
         path = _find(settings, report, stopping)
         report(ModelStatus(Phase.LOADING, name=path.name))
-        manifest = check_model(path, settings.model_sha256)
+        manifest = _check(path, settings)
         from backend.engine.llama import LlamaModel  # loads the native library: not before it is needed
 
         threads = settings.threads or usable_cpus(os.environ)
         model = LlamaModel(path, settings.context_tokens, threads)
         try:
             style = _style(settings, manifest, model.chat_template)
+            if style is Style.SLOTS and not model.has_control_tokens((*MARKERS, *SLOTS)):
+                raise ModelError("wrong_tokenizer", f"{path}: its vocabulary lacks the markers of the slots prompt")
         except ModelError:
             model.close()
             raise
         return Opened(model, manifest.name if manifest else path.stem, style)
 
     return open_model
+
+
+def _check(path: Path, settings: Settings) -> Manifest | None:
+    """Its manifest, once the file is known to be whole and small enough; a damaged download is removed.
+
+    A file larger than the memory of the container would have the whole service killed, safety rules included.
+
+    Raises:
+        ModelError: it must not be loaded.
+    """
+    limit = memory_limit_bytes()
+    if path.is_file() and limit is not None and path.stat().st_size > limit:
+        mib = (path.stat().st_size >> 20, limit >> 20)
+        raise ModelError("too_large", f"{path}: {mib[0]} MiB, and this container may use {mib[1]} MiB of memory")
+    try:
+        return check_model(path, settings.model_sha256)
+    except ModelError as error:
+        if error.reason == "wrong_hash" and settings.model_repo is not None and path != settings.model_path:
+            path.unlink()  # else every start would find it again
+        raise
 
 
 def _find(settings: Settings, report: Report, stopping: threading.Event) -> Path:
