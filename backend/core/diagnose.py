@@ -51,9 +51,7 @@ class Diagnoser:
         order = scores.order
         verdict = triage(fired, of_causes, self.ranking.pathologies[order[0]], abstained)
         spoken_of = frozenset(f for o in observations for f in (o.finding.id, *self.knowledge.ancestors(o.finding.id)))
-        questions = choose_questions(
-            scores, spoken_of, verdict.level, ranked_as.sex, self.knowledge, self.ranking.weights
-        )
+        questions = choose_questions(scores, spoken_of, verdict.level, ranked_as, self.knowledge, self.ranking.weights)
         return Assessment(
             outcome=Outcome.ABSTAINED if abstained else Outcome.ANSWERED,
             triage=verdict,

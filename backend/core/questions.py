@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from backend.core.entities import Question, RedFlag, Urgency
+from backend.core.entities import Condition, Patient, Question, RedFlag, Urgency
 from backend.core.knowledge import Knowledge
 from backend.core.ranking import Scores
 from backend.core.weights import Array, Weights
@@ -23,13 +23,13 @@ _CANDIDATE_CAUSES = 12
 
 
 def choose_questions(
-    scores: Scores, spoken_of: frozenset[str], level: Urgency, sex: str | None, knowledge: Knowledge, weights: Weights
+    scores: Scores, spoken_of: frozenset[str], level: Urgency, patient: Patient, knowledge: Knowledge, weights: Weights
 ) -> tuple[Question, ...]:
     """At most five questions, the most useful first. Cost: about 0.5 ms for 120 pathologies."""
     likely = scores.order[:_CANDIDATE_CAUSES]
     listed = dict.fromkeys(link.finding for column in likely for link in weights.pathologies[column].links)
     candidates = [finding for finding in listed if finding not in spoken_of]
-    alarming = _red_flag_questions(candidates, scores, spoken_of, level, sex, knowledge, weights)
+    alarming = _red_flag_questions(candidates, scores, spoken_of, level, patient, knowledge, weights)
     chosen: list[Question] = []
     groups: set[str] = set()
     for question in (*alarming, *_informative_questions(candidates, scores, likely, knowledge, weights)):
@@ -41,7 +41,7 @@ def choose_questions(
 
 
 def _red_flag_questions(
-    candidates: Sequence[str], scores: Scores, spoken_of: frozenset[str], level: Urgency, sex: str | None,
+    candidates: Sequence[str], scores: Scores, spoken_of: frozenset[str], level: Urgency, patient: Patient,
     knowledge: Knowledge, weights: Weights,
 ) -> list[Question]:  # fmt: skip
     """Findings that would complete a more urgent rule whose other findings are already there."""
@@ -50,7 +50,7 @@ def _red_flag_questions(
     for rule in knowledge.red_flags:
         if rule.level.rank <= level.rank:
             continue
-        for finding in wanted.intersection(_missing_links(rule, spoken_of, sex)):
+        for finding in wanted.intersection(_missing_links(rule, spoken_of, patient)):
             score = rule.level.rank + float(scores.p_D @ weights.p_FD[weights.row[finding]])
             if finding not in best or score > best[finding][0]:
                 best[finding] = (score, rule)
@@ -61,14 +61,23 @@ def _red_flag_questions(
     ]
 
 
-def _missing_links(rule: RedFlag, spoken_of: frozenset[str], sex: str | None) -> Iterator[str]:
+def _missing_links(rule: RedFlag, spoken_of: frozenset[str], patient: Patient) -> Iterator[str]:
     """The findings any one of which alone would complete an alternative of the rule."""
     for condition in rule.when:
-        if condition.texts or condition.pregnant or (condition.sex and condition.sex != sex):
+        if condition.texts or condition.pregnant or not _may_concern(condition, patient):
             continue
         missing = [wanted for wanted in condition.findings if not spoken_of.intersection(wanted)]
         if len(missing) == 1 and len(condition.findings) > 1:
             yield from missing[0]
+
+
+def _may_concern(condition: Condition, patient: Patient) -> bool:
+    """Whether age and sex fit; somebody whose age is not known is not asked about babies."""
+    if condition.sex and condition.sex != patient.sex:
+        return False
+    if patient.age is None:
+        return condition.age_max is None
+    return (condition.age_min or 0.0) <= patient.age <= (condition.age_max or float("inf"))
 
 
 def _informative_questions(
