@@ -198,9 +198,8 @@ def test_the_urgency_messages_pass_the_guard() -> None:
     for rule in base().red_flags:
         facts = facts_of(assess(rule.positive[0].text))
         for sentence in split_reply(rule.message):
-            assert guard.refuse(sentence, facts) not in (Refusal.DOSE, Refusal.DIAGNOSIS, Refusal.STOP_TREATMENT), (
-                sentence
-            )
+            assert guard.refuse(sentence, facts) not in (Refusal.DOSE, Refusal.STOP_TREATMENT), sentence
+            assert not guard.states_diagnosis(sentence, facts), sentence
 
 
 @cache

@@ -67,7 +67,7 @@ def facts_of(assessment: Assessment) -> Facts:
         advice=_first(first.pathology.advice, 2 if len(causes) == 1 and not alarm else 1)
         if first and _advice_fits(first, level)
         else None,
-        worry=_first(first.pathology.when_to_worry, 1) if first and level is not Urgency.LIFE_THREATENING else None,
+        worry=_first(first.pathology.when_to_worry, 1) if first and level is not Urgency.LIFE_THREATENING and _advice_fits(first, level) else None,
         questions=tuple(question.text for question in assessment.questions[:2]) if abstained else (),
     )
 
@@ -90,7 +90,7 @@ def _sets_level(assessment: Assessment) -> bool:
 
 
 def _advice_fits(cause: Cause, level: Urgency) -> bool:
-    """Home advice for a milder cause would contradict an emergency."""
+    """Home advice and alarm signs of a milder cause would contradict an emergency."""
     return level.rank <= cause.pathology.urgency.rank or level.rank < Urgency.EMERGENCY_DEPARTMENT.rank
 
 

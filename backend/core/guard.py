@@ -43,6 +43,8 @@ _FRENCH = frozenset(
 )  # fmt: skip
 _LOSES_ITS_SENSE = re.compile(r"\w+(?:ités?|érez)\b")
 _PROPER = re.compile(r"(?<=[\w,;] )[A-ZÀ-Ý][\w-]+|(?<=[ld]['’])[A-ZÀ-Ý][\w-]+")
+_ONLY_IF = re.compile(r"(?<! meme)(?<! surtout) (?:si|s il|s ils|s elle|quand|lorsque|en cas d|en cas de|des que) ")
+_AVOIDED = re.compile(r" evite[rz] ((?:\w+ ?){1,4})")
 _YOU_ARE = re.compile(r" vous etes (\w+)")
 _MOST_FOREIGN_WORDS = 3
 _OTHER_SCRIPT = re.compile(r"[^\W\d_a-zA-ZªºÀ-ɏ]")
@@ -159,7 +161,13 @@ class Guard:
             or self._refuse_promises(sentence, facts, accented)
             or self._refuse_numbers(said, facts)
             or (Refusal.OFF_FACTS if self._wanders(words, allowed) else None)
-            or (Refusal.URGENCY if self._contradicts(said, facts.level) or self._denies_care(sentence, facts) else None)
+            or (
+                Refusal.URGENCY
+                if self._contradicts(said, facts.level)
+                or self._denies_care(sentence, facts)
+                or self._only_if(sentence, facts.level)
+                else None
+            )
         )
 
     def states_diagnosis(self, sentence: str, facts: Facts) -> bool:
@@ -255,9 +263,25 @@ class Guard:
         for clause in _new_clauses(_CLAUSE, sentence, facts):
             said = self._without_haste(clause)
             cared = said in self._doctor or any(said in phrases for phrases in self._care.values())
-            if cared and self._care_denials.intersection(said.split()):
+            if cared and (self._care_denials.intersection(said.split()) or self._avoids(said)):
                 return True
         return False
+
+    def _only_if(self, sentence: str, level: Urgency) -> bool:
+        """Whether an emergency is made to depend on something ("appelez le 15 si la douleur augmente")."""
+        if level.rank < Urgency.EMERGENCY_DEPARTMENT.rank:
+            return False
+        clauses = [f" {' '.join(WORD.findall(plain(clause)))} " for clause in _COMMA.split(sentence)]
+        if _ONLY_IF.match(clauses[0]):
+            clauses = [" ".join(clauses)]
+        return any(clause in self._care[level] and _ONLY_IF.search(clause) for clause in clauses)
+
+    def _avoids(self, said: str) -> bool:
+        """Whether care is the object of "évitez"."""
+        return any(
+            said_after in self._doctor or any(said_after in phrases for phrases in self._care.values())
+            for said_after in (f" {words} " for words in _AVOIDED.findall(said))
+        )
 
     def _without_haste(self, said: str) -> str:
         """The text without what urges ("sans attendre", "ne restez pas à surveiller")."""

@@ -197,12 +197,17 @@ def traits(
         ]
         near = [measure for measure in ages for end in ends if 0 <= measure.start - end <= 3]
         usual = cues.relatives.get(who, {}).get("age")
-        age = near[0].value if near else (ages[0].value if len(ages) == 1 else usual)
+        age = _most_fragile(near) if near else (ages[0].value if len(ages) == 1 else usual)
     elif ages:
         own = [m for m in ages if not _follows_relative(m, sentences, found_cues, cues)]
-        age = own[0].value if own else None
+        age = _most_fragile(own) if own else None
     pregnant = _pregnant(words, measures, cues)
     return Patient(age=age, sex="F" if pregnant and not sex else sex, pregnant=pregnant)
+
+
+def _most_fragile(ages: Sequence[Measure]) -> float:
+    """Of several ages given, the one farthest from 30: which child is meant must not depend on the order."""
+    return max((age.value for age in ages), key=lambda years: abs(years - 30.0))
 
 
 def _follows_relative(
