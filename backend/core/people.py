@@ -166,11 +166,16 @@ def _patient(counts: Counter[str], seen: Sequence[str], aged: Sequence[str], pat
     if patient.age is not None and patient.age < _CHILD_AGE:
         children = [person for person in relatives if cues.relatives.get(person, {}).get("child")]
         if children:
-            return max(children, key=lambda person: counts[person])
+            return max(children, key=lambda person: (counts[person], person))
     named = [person for person in relatives if counts[person] or person in aged]
     if not named:
         return WRITER
-    best = max(named, key=lambda person: (counts[person], person in aged))
+
+    def weight(person: str) -> tuple[int, bool, bool, str]:
+        """The order in which persons are named decides nothing."""
+        return counts[person], person in aged, bool(cues.relatives.get(person, {}).get("child")), person
+
+    best = max(named, key=weight)
     if counts[best] > counts[WRITER] or (counts[best] == counts[WRITER] and best in aged):
         return best
     return WRITER
