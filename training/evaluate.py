@@ -27,8 +27,7 @@ from backend.engine.manifest import manifest_path
 from training.artefacts import read_input, say, write_manifest
 from training.config import EvaluateConfig, RunConfig, config_from_args
 from training.errors import TrainingError
-from training.quantize import COMMAND as QUANTIZE
-from training.quantize import quantized_path
+from training.paths import command_of, quantized_path
 from training.synthesise import Paths, facts_from_json, pieces_of
 
 _REPLY_TOKENS = 256
@@ -39,7 +38,7 @@ def main() -> None:
     """Run the stage."""
     run = config_from_args(__doc__ or "")
     source = quantized_path(run)
-    read_input(source, QUANTIZE)
+    read_input(source, command_of("quantize"))
     examples = [json.loads(line) for line in Paths.of(run).held_out.read_text(encoding="utf-8").splitlines()]
     figures, replies = evaluate(source, examples)
     report = run.folder / "evaluation.json"

@@ -25,20 +25,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.artefacts import is_done, read_input, say, sha256, write_manifest
 from training.config import PretrainConfig, RunConfig, config_from_args
-from training.synthesise import COMMAND as SYNTHESISE
+from training.paths import command_of, model_path, tokenizer_path
 from training.synthesise import Paths
-from training.tokenizer import COMMAND as TOKENIZER
-from training.tokenizer import Tokenizer, tokenizer_path
+from training.tokenizer import Tokenizer
 
-COMMAND = "python -m training.pretrain --config <configuration>"
 _IGNORED = -100
 _LOG_EVERY = 20
 _MIN_RATE = 0.1
-
-
-def model_path(run: RunConfig) -> Path:
-    """Where a run keeps its Hugging Face model folder."""
-    return run.folder / "hf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +46,8 @@ def main() -> None:
     """Run the stage."""
     run = config_from_args(__doc__ or "")
     source, vocabulary, target = Paths.of(run).train, tokenizer_path(run), model_path(run)
-    read_input(source, SYNTHESISE)
-    read_input(vocabulary, TOKENIZER)
+    read_input(source, command_of("synthesise"))
+    read_input(vocabulary, command_of("tokenizer"))
     if is_done(target, [source, vocabulary], run.pretrain, run.seed):
         say("pretrain: nothing to do")
         return

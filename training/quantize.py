@@ -17,25 +17,16 @@ from backend.engine.manifest import Manifest, manifest_path, sha256_of
 from training.artefacts import is_done, manifest_of, read_input, say, write_manifest
 from training.config import RunConfig, config_from_args
 from training.errors import TrainingError
-from training.pretrain import model_path
-from training.to_gguf import COMMAND as TO_GGUF
-from training.to_gguf import gguf_path
-from training.tokenizer import tokenizer_path
+from training.paths import command_of, gguf_path, model_path, quantized_path, tokenizer_path
 
-COMMAND = "python -m training.quantize --config <configuration>"
 LARGEST_BYTES = 25 * 1024 * 1024
-
-
-def quantized_path(run: RunConfig) -> Path:
-    """Where a run keeps its Q4_K_M GGUF before evaluation."""
-    return run.folder / f"{run.name}-Q4_K_M.gguf"
 
 
 def main() -> None:
     """Run the stage."""
     run = config_from_args(__doc__ or "")
     source, target = gguf_path(run), quantized_path(run)
-    read_input(source, TO_GGUF)
+    read_input(source, command_of("to_gguf"))
     config = {"type": "Q4_K_M"}
     if is_done(target, [source], config, run.seed):
         say("quantize: nothing to do")

@@ -30,7 +30,6 @@ from training.artefacts import is_done, say, write_manifest
 from training.config import RunConfig, SynthesiseConfig, config_from_args
 from training.replies import PHRASES, Composer, spell_out
 
-COMMAND = "python -m training.synthesise --config <configuration>"
 _MESSAGES = Path(__file__).with_name("messages.json")
 _UNSAID = 1 / 3
 _MOST_FINDINGS = 7

@@ -16,25 +16,18 @@ from importlib import metadata
 from pathlib import Path
 
 from training.artefacts import is_done, read_input, say, write_manifest
-from training.config import RunConfig, config_from_args
+from training.config import config_from_args
 from training.errors import TrainingError
-from training.pretrain import COMMAND as PRETRAIN
-from training.pretrain import model_path
+from training.paths import command_of, gguf_path, model_path
 
-COMMAND = "python -m training.to_gguf --config <configuration>"
 _WANTED = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")
-
-
-def gguf_path(run: RunConfig) -> Path:
-    """Where a run keeps its F16 GGUF."""
-    return run.folder / "model-f16.gguf"
 
 
 def main() -> None:
     """Run the stage."""
     run = config_from_args(__doc__ or "")
     source, target = model_path(run), gguf_path(run)
-    read_input(source, PRETRAIN)
+    read_input(source, command_of("pretrain"))
     config = {"outtype": "f16", "model_name": run.name}
     if is_done(target, [source], config, run.seed):
         say("to_gguf: nothing to do")

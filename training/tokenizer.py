@@ -16,24 +16,18 @@ import sentencepiece
 
 from backend.core.prompt import MARKERS, SLOTS
 from training.artefacts import is_done, read_input, say, write_manifest
-from training.config import RunConfig, config_from_args
-from training.synthesise import COMMAND as SYNTHESISE
+from training.config import config_from_args
+from training.paths import command_of, tokenizer_path
 from training.synthesise import Paths
 
-COMMAND = "python -m training.tokenizer --config <configuration>"
 _LONGEST_LINE = 4_000
-
-
-def tokenizer_path(run: RunConfig) -> Path:
-    """Where a run keeps its sentencepiece model."""
-    return run.folder / "tokenizer.model"
 
 
 def main() -> None:
     """Run the stage."""
     run = config_from_args(__doc__ or "")
     source, target = Paths.of(run).train, tokenizer_path(run)
-    read_input(source, SYNTHESISE)
+    read_input(source, command_of("synthesise"))
     if is_done(target, [source], run.tokenizer, run.seed):
         say("tokenizer: nothing to do")
         return

@@ -16,6 +16,7 @@ _MOST_CAUSES = 3
 _MOST_SIGNS = 3
 _LEAST_P_OF_OTHER_CAUSES = 0.08
 _PROBABLE = 0.5
+_ON_THE_WAY = "Appelez le 15 si cela s'aggrave, en cas de malaise ou de difficulté à respirer."
 _SIGN_KINDS = frozenset({Kind.SYMPTOM, Kind.SIGN, Kind.COURSE, Kind.CONTEXT, Kind.RISK})
 
 
@@ -55,6 +56,8 @@ def facts_of(assessment: Assessment) -> Facts:
         reason for reason in assessment.triage.reasons if reason.rule not in ("likely_causes", "too_little_understood")
     ]
     alarm = _lower(fired[0].label) if fired and _sets_level(assessment) else None
+    fits = first is not None and _advice_fits(first, level)
+    vital = level is Urgency.LIFE_THREATENING
     return Facts(
         level=level,
         who=assessment.person,
@@ -64,10 +67,8 @@ def facts_of(assessment: Assessment) -> Facts:
         signs=_signs(first, assessment.observations) if first else (),
         alarm=alarm,
         phone=assessment.triage.phone,
-        advice=_first(first.pathology.advice, 2 if len(causes) == 1 and not alarm else 1)
-        if first and _advice_fits(first, level)
-        else None,
-        worry=_first(first.pathology.when_to_worry, 1) if first and level is not Urgency.LIFE_THREATENING and _advice_fits(first, level) else None,
+        advice=_first(first.pathology.advice, 2 if len(causes) == 1 and not alarm else 1) if first and fits else None,
+        worry=_first(first.pathology.when_to_worry if fits else _ON_THE_WAY, 1) if first and not vital else None,
         questions=tuple(question.text for question in assessment.questions[:2]) if abstained else (),
     )
 
@@ -90,7 +91,7 @@ def _sets_level(assessment: Assessment) -> bool:
 
 
 def _advice_fits(cause: Cause, level: Urgency) -> bool:
-    """Home advice and alarm signs of a milder cause would contradict an emergency."""
+    """Home advice and alarm signs of a milder cause would contradict an emergency ("consultez si ...")."""
     return level.rank <= cause.pathology.urgency.rank or level.rank < Urgency.EMERGENCY_DEPARTMENT.rank
 
 

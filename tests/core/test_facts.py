@@ -173,10 +173,14 @@ def test_advice_is_short(migraine: Assessment, knowledge: Knowledge) -> None:
     assert alone.advice.startswith(among.advice)
 
 
-def test_when_to_worry_is_dropped_in_an_emergency_of_a_milder_cause(migraine: Assessment) -> None:
-    """Somebody who goes now is not told when to go sooner."""
-    levels = {level for level in Urgency if facts_of(with_triage(migraine, level, LIKELY)).worry is None}
-    assert levels == {Urgency.EMERGENCY_DEPARTMENT, Urgency.LIFE_THREATENING}
+def test_when_to_worry_fits_the_level(migraine: Assessment) -> None:
+    """Who calls now needs no later alarm sign; who goes to the emergency department is told when to call."""
+    worry = {level: facts_of(with_triage(migraine, level, LIKELY)).worry for level in Urgency}
+    assert worry[Urgency.LIFE_THREATENING] is None
+    assert (worry[Urgency.EMERGENCY_DEPARTMENT] or "").startswith("Appelez le 15 si cela s'aggrave")
+    milder = {worry[level] for level in Urgency if level.rank < Urgency.EMERGENCY_DEPARTMENT.rank}
+    assert [text.split(" si ")[0] for text in milder if text] == ["Appelez le 15"]
+    assert worry[Urgency.EMERGENCY_DEPARTMENT] not in milder
 
 
 def test_the_worry_of_a_milder_cause_is_left_out_of_an_emergency(diagnoser: Diagnoser) -> None:

@@ -12,11 +12,11 @@ from backend.core.guard import Guard, split_reply
 from backend.core.text import plain
 from backend.core.wording import action, join_words, word_reply
 
-PEOPLE = ("vous", "votre grand-mère", "votre bébé")
+PEOPLE = ("vous", "votre grand-mère")
 CERTAINTIES = ("abstained", "probable", "possible")
 ALARM = "douleur brutale dans la poitrine"
 # Phones that each level gives; the 15 and the 112 are told by the action of the highest level.
-PHONES = (None, "15", "112", "114", "119", "3114", "3919", "centre antipoison")
+PHONES = (None, "15", "114", "3114", "centre antipoison")
 
 
 def facts_with(level: Urgency, who: str, certainty: str, alarm: str | None, phone: str | None) -> Facts:

@@ -21,7 +21,7 @@ from tests.training.conftest import TinyRun
 from training import evaluate as stage
 from training.config import EvaluateConfig
 from training.evaluate import gate, judge
-from training.quantize import quantized_path
+from training.paths import quantized_path
 from training.synthesise import facts_to_json
 
 pytestmark = pytest.mark.training

@@ -24,19 +24,19 @@ from training import pretrain
 from training.artefacts import read_input
 from training.config import EvaluateConfig, PretrainConfig, RunConfig, SynthesiseConfig, TokenizerConfig
 from training.errors import StaleArtefactError
+from training.paths import command_of, model_path, tokenizer_path
 from training.pretrain import (
     Example,
     build_model,
     collate,
     load_examples,
-    model_path,
     plan_batches,
     rate_at,
     save,
     train,
 )
 from training.synthesise import Paths
-from training.tokenizer import Tokenizer, tokenizer_path
+from training.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.training
 
@@ -288,7 +288,7 @@ def test_a_saved_model_is_what_was_trained(tiny: TinyRun, tmp_path: Path) -> Non
 def test_the_stage_leaves_a_model_and_no_checkpoint(trained: TinyRun) -> None:
     """The manifest records tokens, time and loss; a second run does nothing."""
     run = trained.run
-    manifest = read_input(model_path(run), pretrain.COMMAND)
+    manifest = read_input(model_path(run), command_of("pretrain"))
     assert {"tokens", "seconds", "last_loss", "parameters"} <= set(manifest)
     assert set(manifest["inputs"]) == {"train.jsonl", "tokenizer.model"}
     assert not (run.folder / "checkpoint").exists()

@@ -16,9 +16,8 @@ from tests.training.conftest import TinyRun
 from training import quantize as stage
 from training.artefacts import manifest_of
 from training.errors import StaleArtefactError, TrainingError
-from training.quantize import quantize, quantized_path
-from training.to_gguf import gguf_path
-from training.tokenizer import tokenizer_path
+from training.paths import gguf_path, quantized_path, tokenizer_path
+from training.quantize import quantize
 
 pytestmark = pytest.mark.training
 

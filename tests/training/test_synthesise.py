@@ -18,6 +18,7 @@ from backend.core.entities import Frequency, Urgency
 from backend.core.knowledge import Knowledge
 from backend.core.lexicon import expand
 from backend.core.prompt import Style, prompt_id, render
+from tests.strategies import base
 from training import synthesise
 from training.artefacts import manifest_of
 from training.config import SynthesiseConfig
@@ -228,6 +229,7 @@ def test_the_stage_writes_once(
 ) -> None:
     """Two files with their manifests; a second run does nothing, a touched file is made again."""
     monkeypatch.setattr("sys.argv", ["synthesise", "--config", str(config)])
+    monkeypatch.setattr(synthesise, "load", base)  # the same knowledge base, loaded once
     synthesise.main()
     train, held_out = (config.parent / "run" / f"{name}.jsonl" for name in ("train", "held_out"))
     made = train.read_bytes()

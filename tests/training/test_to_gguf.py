@@ -23,11 +23,10 @@ from tests.training.test_tokenizer import ODD
 from training import to_gguf as stage
 from training.artefacts import is_done, write_manifest
 from training.errors import StaleArtefactError, TrainingError
-from training.pretrain import model_path
-from training.quantize import quantized_path
+from training.paths import gguf_path, model_path, quantized_path, tokenizer_path
 from training.synthesise import _invented
-from training.to_gguf import fetch_converter, gguf_path
-from training.tokenizer import Tokenizer, tokenizer_path
+from training.to_gguf import fetch_converter
+from training.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.training
 

@@ -15,8 +15,9 @@ from backend.core.prompt import CAUSE_SLOTS, FACTS, MARKERS, PATIENT, REPLY, SLO
 from tests.training.conftest import TinyRun
 from training import tokenizer as stage
 from training.errors import StaleArtefactError
+from training.paths import tokenizer_path
 from training.synthesise import Paths
-from training.tokenizer import Tokenizer, tokenizer_path
+from training.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.training
 
