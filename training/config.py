@@ -23,7 +23,6 @@ class SynthesiseConfig(_Section):
     held_out: int = Field(200, ge=10, description="Unseen consultations for evaluation.")
     held_out_pathologies: int = Field(10, ge=1)
     held_out_wordings: float = Field(1 / 3, gt=0, lt=1)
-    tones: int = Field(8, ge=1, le=8)
     slots: bool = Field(True, description="False: the reply spells names out (plain copying).")
 
 

@@ -39,6 +39,7 @@ def main() -> None:
     run = config_from_args(__doc__ or "")
     source = quantized_path(run)
     read_input(source, command_of("quantize"))
+    read_input(Paths.of(run).held_out, command_of("synthesise"))
     examples = [json.loads(line) for line in Paths.of(run).held_out.read_text(encoding="utf-8").splitlines()]
     figures, replies = evaluate(source, examples)
     report = run.folder / "evaluation.json"

@@ -147,8 +147,10 @@ class LlamaModel:
             if llama.llama_vocab_is_eog(self._vocab, token) or stop():
                 break
             if token in self._slots:
-                yield decoder.decode(b"", final=True) + self._slots[token]
+                if rest := decoder.decode(b"", final=True):
+                    yield rest
                 decoder.reset()
+                yield self._slots[token]
             elif text := decoder.decode(self.piece(token)):
                 yield text
             self._decode([token])
