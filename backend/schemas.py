@@ -60,7 +60,7 @@ class DiagnoseRequest(_In):
 
 _MESSAGES = {
     "missing": "Ce champ est obligatoire.",
-    "extra_forbidden": "Ce champ n'existe pas.",
+    "extra_forbidden": "Ce champ n'existe pas ; ceux qui existent sont décrits à l'adresse /docs.",
     "string_type": "Il faut un texte.",
     "string_unicode": "Ce texte contient des caractères invalides.",
     "string_too_short": "Ce texte est trop court (3 caractères au moins).",

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     reply_deadline_s: float = Field(
         60.0, ge=0.1, le=600.0, description="Longest wait for a reply; after it the template answers."
     )
-    queue_limit: int = Field(8, ge=1, le=256, description="Replies waiting for the model; more get the template.")
+    queue_limit: int = Field(64, ge=1, le=256, description="Replies waiting for the model; more get the template.")
 
 
 # Read from the environment by other programs too, so not ours to refuse.

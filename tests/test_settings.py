@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "model_enabled": True, "model_path": None, "model_repo": None, "model_file": None, "model_revision": "main",
     "model_sha256": None, "model_dir": MODELS, "model_prompt": "auto", "hub_url": "https://huggingface.co",
     "hub_token": None, "context_tokens": 1024, "threads": None, "reply_tokens": 256, "reply_deadline_s": 60.0,
-    "queue_limit": 8,
+    "queue_limit": 64,
 }  # fmt: skip
 
 

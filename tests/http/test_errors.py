@@ -60,7 +60,7 @@ NUMBER = "Il faut un nombre."
 SMALL, LARGE = "Ce nombre est trop petit.", "Ce nombre est trop grand."
 CHOICE = "Cette valeur n'est pas permise."
 YES_OR_NO = "Il faut true ou false."
-UNKNOWN_KEY = "Ce champ n'existe pas."
+UNKNOWN_KEY = "Ce champ n'existe pas ; ceux qui existent sont décrits à l'adresse /docs."
 LIST = "Il faut une liste."
 
 
