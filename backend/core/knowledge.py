@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from backend.core.cues import Cues
 from backend.core.entities import (
+    NAMED,
     Case,
     Condition,
     Finding,
@@ -45,7 +46,6 @@ from backend.core.rows import (
 )
 
 DATA = Path(__file__).resolve().parents[2] / "data"
-NAMED = "named_"
 FILES = (
     "pathologies.json", "findings.json", "red_flags.json", "cues.json", "sources.json", "french.json",
     "lookalikes.json",
