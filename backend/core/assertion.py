@@ -40,6 +40,8 @@ class Context:
     measures: Sequence[Measure]
     owned: frozenset[int]
     light: frozenset[str]
+    present_be: frozenset[str]
+    past_with_be: frozenset[str]
 
     def word(self, index: int) -> str:
         """The word at a place of the sentence, or "" outside it."""
@@ -240,10 +242,20 @@ def _is_remote(first: int, last: int, context: Context) -> bool:
     for cue in (*context.cues[CueKind.PAST], *starts, *_long_ago(context)):
         if cue.end <= first:
             renewed = any(cue.end <= now.start and now.end <= first for now in context.cues[CueKind.NOW])
-            if not renewed and not _breaks(cue.end, first, context):
+            if not renewed and not _breaks(cue.end, first, context) and not _is_now(cue.end, first, context):
                 return True
         elif last < cue.start <= last + 10 and not _commas(last + 1, cue.start, context):
             return not _breaks(last + 1, cue.start, context)
+    return False
+
+
+def _is_now(start: int, end: int, context: Context) -> bool:
+    """Whether the sentence comes back to the present: "il s'est cogné il y a un mois, il est somnolent"."""
+    after_comma = False
+    for index in range(start, end):
+        after_comma = after_comma or context.word(index) == ","
+        if after_comma and context.word(index) in context.present_be:
+            return context.word(index + 1) not in context.past_with_be and context.word(index - 1) not in ("s", "c")
     return False
 
 

@@ -68,6 +68,8 @@ class Cues:
         self.needs_possessive = frozenset(data["relative_needs_possessive"])
         self.not_pregnant_before = frozenset(data["not_pregnant_before"])
         self.own_sex = {sex: [" ".join(words_of(said)) for said in phrases] for sex, phrases in data["own_sex"].items()}
+        self.present_be = frozenset(data["present_be"])
+        self.past_with_be = frozenset(" ".join(words_of(word)) for word in data["past_with_be"])
         self._by_first: dict[str, list[tuple[tuple[str, ...], CueKind]]] = defaultdict(list)
         for kind in CueKind:
             for cue in data[kind.value]:

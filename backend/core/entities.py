@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+NAMED = "named_"
+"""Prefix of the findings that are the names of diseases."""
+
 
 class State(StrEnum):
     """What the message says of a finding."""

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from backend.core.cues import Cues
 from backend.core.entities import (
+    NAMED,
     Case,
     Condition,
     Finding,
@@ -45,7 +46,6 @@ from backend.core.rows import (
 )
 
 DATA = Path(__file__).resolve().parents[2] / "data"
-NAMED = "named_"
 FILES = (
     "pathologies.json", "findings.json", "red_flags.json", "cues.json", "sources.json", "french.json",
     "lookalikes.json",
@@ -152,8 +152,9 @@ def load(folder: Path = DATA) -> Knowledge:
     cited = {key: Source(row.title, row.publisher, row.year, row.url) for key, row in sources.items()}
     known = {row.id: _to_pathology(row, cited) for row in pathologies}
     said = {row.id: _to_finding(row) for row in findings}
+    taken = frozenset(wording for finding in said.values() for wording in finding.lay)
     for pathology in known.values():
-        said[pathology.history_finding] = _name_of(pathology, said)
+        said[pathology.history_finding] = _name_of(pathology, said.get(pathology.history_finding), taken)
     flags = tuple(_to_red_flag(row, cited) for row in red_flags)
     cues = Cues(cues_data)
     other_words = cues.words() | MEASURE_WORDS | set(french.numbers)
@@ -272,14 +273,11 @@ def _to_pathology(row: PathologyRow, sources: Mapping[str, Source]) -> Pathology
     )  # fmt: skip
 
 
-def _name_of(pathology: Pathology, findings: Mapping[str, Finding]) -> Finding:
+def _name_of(pathology: Pathology, own: Finding | None, taken: frozenset[str]) -> Finding:
     """The finding "this disease is known or named": its own, or the one that the pathology points to."""
     names = (pathology.name, *pathology.aka)
-    own = findings.get(pathology.history_finding)
     if own is not None:
-        taken = {wording for finding in findings.values() for wording in finding.lay}
-        fresh = tuple(name for name in names if name not in taken)
-        return replace(own, lay=(*own.lay, *fresh))
+        return replace(own, lay=(*own.lay, *(name for name in names if name not in taken)))
     return Finding(
         id=pathology.history_finding, label=pathology.name, article=pathology.article, kind=Kind.HISTORY,
         importance=1, question=f"Avez-vous, ou avez-vous déjà eu, {pathology.phrase} ?", lay=names,

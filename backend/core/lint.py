@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 from backend.core.canonical import not_canonical
 from backend.core.diagnose import Diagnoser
-from backend.core.entities import Case, Kind, Pathology, Patient, RedFlag, Urgency
+from backend.core.entities import NAMED, Case, Kind, Pathology, Patient, RedFlag, Urgency
 from backend.core.facts import Facts
 from backend.core.guard import Guard, load_guard, split_reply
-from backend.core.knowledge import NAMED, Knowledge, load
+from backend.core.knowledge import Knowledge, load
 from backend.core.weights import BANDS
 
 _ICD10 = re.compile(r"[A-Z]\d\d(\.\d)?$")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
-from backend.core.entities import Mention
+from backend.core.entities import NAMED, Mention
 from backend.core.lexicon import NEGATORS, Lexicon, Wording
 from backend.core.text import SENTENCE_ENDS, Document, Token
 
@@ -209,8 +209,16 @@ def _stands_close(
 
 
 def _choose(matches: list[_Match], kin: Kin) -> list[_Match]:
-    """The matches that no better match swallows. Better: more keys, tighter, more of the typed words."""
-    matches.sort(key=lambda m: (-len(m.tokens), m.spread, -m.shared_words, m.wording.target, m.tokens))
+    """The matches that no better match swallows.
+
+    Better: more keys, tighter, a sign before the disease that has the same name ("saignement de nez"), more of the
+    typed words.
+    """
+    matches.sort(
+        key=lambda m: (
+            -len(m.tokens), m.spread, m.wording.target.startswith(NAMED), -m.shared_words, m.wording.target, m.tokens
+        )
+    )  # fmt: skip
     chosen: list[_Match] = []
     for match in matches:
         tokens = set(match.tokens)

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 _LIGATURES = {"œ": "oe", "æ": "ae", "ß": "ss", "ø": "o", "đ": "d", "ł": "l", "\N{HEAVY CHECK MARK}": " "}
 _APOSTROPHES = dict.fromkeys("'’‘ʼ`´′‛＇", "'")
@@ -66,6 +67,7 @@ def fold(text: str) -> tuple[str, list[int]]:
     return "".join(folded), origin
 
 
+@cache
 def _fold_char(char: str) -> str:
     if char.isascii():
         return char.lower() if char.isprintable() or char == "\n" else " "
@@ -85,7 +87,7 @@ def _fold_char(char: str) -> str:
 
 def plain(text: str) -> str:
     """`text` folded, without the offsets: "Fièvre" -> "fievre"."""
-    return fold(text)[0]
+    return "".join(map(_fold_char, text))
 
 
 def read(text: str, sms: Mapping[str, str]) -> Document:

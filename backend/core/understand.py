@@ -126,7 +126,17 @@ def _assert_all(
         end = sentence.first + len(sentence.tokens)
         findings = [m for m in mentions if m.finding in knowledge.findings]
         owned = {token - sentence.first for m in findings for token in m.tokens if sentence.first <= token < end}
-        contexts.append(Context(sentence, cues, measures, frozenset(owned), knowledge.lexicon.light))
+        contexts.append(
+            Context(
+                sentence,
+                cues,
+                measures,
+                frozenset(owned),
+                knowledge.lexicon.light,
+                knowledge.cues.present_be,
+                knowledge.cues.past_with_be,
+            )
+        )
     stated = []
     for mention in mentions:
         context = next(c for c in reversed(contexts) if c.sentence.first <= mention.tokens[0])

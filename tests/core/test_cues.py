@@ -18,6 +18,7 @@ def cues_of(**kinds: list[str]) -> Cues:
     data: dict[str, Any] = {kind.value: [] for kind in CueKind}
     data |= {key: [] for key in ("first_person", "saying", "observing", "possessives", "strict_possessives")}
     data |= {"relative_needs_possessive": [], "not_pregnant_before": [], "own_sex": {}}
+    data |= {"present_be": [], "past_with_be": []}
     data["relatives"] = {
         "fille": {"called": "votre fille", "sex": "F"}, "grand-mère": {"called": "votre grand-mère", "sex": "F"},
     }  # fmt: skip
