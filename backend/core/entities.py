@@ -34,7 +34,10 @@ class Urgency(StrEnum):
     @property
     def rank(self) -> int:
         """0 (self-care) to 4 (call 15 now)."""
-        return list(Urgency).index(self)
+        return _RANK[self]
+
+
+_RANK = {level: rank for rank, level in enumerate(Urgency)}
 
 
 class Kind(StrEnum):
