@@ -89,9 +89,7 @@ def _without_idle_durations(
     idle: set[int] = set()
     for sentence in sentences:
         places = range(sentence.first, sentence.first + len(sentence.tokens))
-        complaint = any(
-            m.finding in knowledge.findings and m.finding not in durations and m.tokens[0] in places for m in mentions
-        )
+        complaint = any(m.finding in knowledge.complaints and m.tokens[0] in places for m in mentions)
         unread = [
             place
             for place, token, word in zip(places, sentence.tokens, sentence.words, strict=True)
