@@ -40,7 +40,7 @@ def in_both_sizes(*strategies: st.SearchStrategy[Any]) -> Callable[[Callable[...
     """A class with the property at 500 cases, and at 5,000 under the slow marker."""
 
     def decorate(prop: Callable[..., None]) -> type:
-        quick = staticmethod(settings(max_examples=CASES)(given(*strategies)(prop)))
+        quick = staticmethod(settings(max_examples=CASES, derandomize=True)(given(*strategies)(prop)))
         slow = staticmethod(pytest.mark.slow(settings(max_examples=SLOW_CASES)(given(*strategies)(prop))))
         return type(
             prop.__name__, (), {"test_holds": quick, "test_holds_ten_times_as_often": slow, "__doc__": prop.__doc__}

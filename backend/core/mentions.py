@@ -229,7 +229,7 @@ def _choose(matches: list[_Match], kin: Kin) -> list[_Match]:
 
 def _swallows(bigger: _Match, smaller: _Match, shared: set[int], kin: Kin) -> bool:
     """Whether `smaller` says nothing more: the same finding, or inside a wording of its own family or of one piece."""
-    if not shared or (bigger.guesses.keys() & smaller.guesses.keys() and bigger.guesses != smaller.guesses):
+    if not shared or any(smaller.guesses.get(index, key) != key for index, key in bigger.guesses.items()):
         return False  # apart, or two readings of one misspelt word
     one, other = bigger.wording.target, smaller.wording.target
     if one == other or shared == set(bigger.tokens):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from backend.core.assertion import Context, assert_mention
 from backend.core.cues import Cue, CueKind
-from backend.core.entities import Mention, Patient, Span, State
+from backend.core.entities import NAMED, Mention, Patient, Span, State
 from backend.core.knowledge import Knowledge
 from backend.core.measures import Measure, Unit, find_measures
 from backend.core.mentions import Sentence, find_mentions, split_sentences
@@ -85,7 +85,8 @@ def _without_idle_durations(
 ) -> list[Mention]:
     """Drop "depuis le printemps" of "nous habitons ici depuis le printemps": a sentence about something else."""
     durations = {finding for finding, _ in knowledge.measured.get(Unit.SINCE_DAYS, ())}
-    used = {token for m in mentions for token in m.tokens} | {i for m in measures for i in range(m.start, m.end)}
+    named = (m for m in mentions if not m.finding.startswith(NAMED))
+    used = {token for m in named for token in m.tokens} | {i for m in measures for i in range(m.start, m.end)}
     idle: set[int] = set()
     for sentence in sentences:
         places = range(sentence.first, sentence.first + len(sentence.tokens))
