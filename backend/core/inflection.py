@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
-# (ending, shortest stem left), longest first. A word loses its plural, then one derivation or one inflection.
-_DERIVATIONS = (
-    ("issement", 3), ("ement", 4), ("ation", 5), ("euse", 5), ("eux", 5), ("ion", 5), ("ure", 5),
-)  # fmt: skip
-_INFLECTIONS = (
-    ("issaient", 3), ("issait", 3), ("issai", 3), ("issant", 3), ("issent", 3), ("aient", 4), ("ante", 4),
-    ("ant", 4), ("ait", 4), ("ai", 4), ("ent", 4), ("ee", 3), ("er", 3), ("ez", 4), ("e", 3),
-    ("ir", 3), ("it", 3), ("ie", 3), ("i", 3),
-)  # fmt: skip
+# Each ending with the shortest stem that it must leave. A word loses its plural, then one derivation or one inflection,
+# the longest that it can.
+_DERIVATIONS = {"issement": 3, "ement": 4, "ation": 5, "euse": 5, "eux": 5, "ion": 5, "ure": 5}
+_INFLECTIONS = {
+    "issaient": 3, "issait": 3, "issai": 3, "issant": 3, "issent": 3, "aient": 4, "ante": 4, "ant": 4, "ait": 4,
+    "ai": 4, "ent": 4, "ee": 3, "er": 3, "ez": 4, "e": 3, "ir": 3, "it": 3, "i": 3,
+}  # fmt: skip
+_LONGEST_ENDING = 8
 _SHORTEST = 4
 
 
@@ -37,10 +36,11 @@ def stem(word: str) -> str:
     return word
 
 
-def _cut(word: str, endings: tuple[tuple[str, int], ...]) -> str:
-    for ending, shortest in endings:
-        if word.endswith(ending) and len(word) - len(ending) >= shortest:
-            return word[: -len(ending)]
+def _cut(word: str, endings: Mapping[str, int]) -> str:
+    for length in range(min(_LONGEST_ENDING, len(word)), 0, -1):
+        shortest = endings.get(word[-length:])
+        if shortest is not None and len(word) - length >= shortest:
+            return word[:-length]
     return word
 
 

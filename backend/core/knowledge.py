@@ -9,9 +9,11 @@ Try it: `python -m backend.core.knowledge`
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,11 +131,28 @@ class Knowledge:
 
 
 def load(folder: Path = DATA) -> Knowledge:
-    """Read `folder` (the files in `FILES`).
+    """Read `folder` (the files in `FILES`). About 0.5 s for 560 pathologies and 46,000 wordings.
 
     Raises:
         KnowledgeError: a file is missing or malformed, or a reference leads nowhere.
     """
+    with _without_collector():
+        return _load(folder)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pause the garbage collector: it would look again and again at objects that stay, for a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _load(folder: Path) -> Knowledge:
     contents = _read_files(folder)
     sources: dict[str, SourceRow] = _parse(contents, "sources.json", dict[str, SourceRow])
     findings: list[FindingRow] = _parse(contents, "findings.json", list[FindingRow])
@@ -201,7 +220,7 @@ def _parse(contents: Mapping[str, bytes], name: str, shape: Any) -> Any:  # noqa
 
 
 def _twice(ids: Sequence[str], what: str) -> list[str]:
-    return [f"{what} {repeated}: defined twice" for repeated in sorted({i for i in ids if ids.count(i) > 1})]
+    return [f"{what} {repeated}: defined twice" for repeated, count in sorted(Counter(ids).items()) if count > 1]
 
 
 def _check_findings(rows: Sequence[FindingRow]) -> list[str]:

@@ -15,9 +15,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from string import ascii_lowercase
+from sys import intern
+from typing import NamedTuple
 
 from backend.core.inflection import Inflection, stem
 from backend.core.text import plain
@@ -34,13 +35,13 @@ _SHORTEST_CORRECTED = 5
 _SHORTEST_STEM = 6
 _USES_OF_A_CUE = 50
 _ALTERNATIVES = re.compile(r"\(([^()]*)\)")
+_GLUED = re.compile(r"[^\s'()][()]+[^\s'()]")
 _WORDS = re.compile(r"\d+|[a-z]+")
 _DOUBLED = re.compile(r"(.)\1")
 _FINAL_E = re.compile(r"(?<=....)(ees|ee|er|ez|es|e|s)$")
 
 
-@dataclass(frozen=True, slots=True)
-class Wording:
+class Wording(NamedTuple):
     """One way to say `target` (a finding id, or a red-flag text pattern)."""
 
     target: str
@@ -52,6 +53,8 @@ class Wording:
 
 def expand(wording: str) -> list[str]:
     """Every plain wording that `(a|b)` alternatives stand for."""
+    if "(" not in wording:
+        return [wording]
     parts = _ALTERNATIVES.split(wording)
     choices = [part.split("|") if index % 2 else [part] for index, part in enumerate(parts)]
     return ["".join(combination) for combination in itertools.product(*choices)]
@@ -60,6 +63,20 @@ def expand(wording: str) -> list[str]:
 def words_of(wording: str) -> tuple[str, ...]:
     """The folded words of a wording: "mal à l'œil" -> ("mal", "a", "l", "oeil")."""
     return tuple(_WORDS.findall(plain(wording)))
+
+
+def expand_words(wording: str) -> list[tuple[str, ...]]:
+    """The words of every plain wording that `wording` stands for; each piece is read once."""
+    if _GLUED.search(wording):
+        return [words_of(each) for each in expand(wording)]
+    parts = _ALTERNATIVES.split(wording)
+    if len(parts) == 1:
+        return [words_of(wording)]
+    choices = [
+        [words_of(each) for each in part.split("|")] if index % 2 else [words_of(part)]
+        for index, part in enumerate(parts)
+    ]
+    return [tuple(itertools.chain.from_iterable(combination)) for combination in itertools.product(*choices)]
 
 
 class Lexicon:
@@ -75,43 +92,37 @@ class Lexicon:
     ) -> None:
         self._inflection = Inflection(families)
         self.light = frozenset(light) - NEGATORS
+        keys = _Keys(self.key)
         compiled = [
-            self._compile(target, plain_wording)
+            self._compile(target, words, wording.startswith("="), keys)
             for target, typed in wordings.items()
             for wording in typed
-            for plain_wording in expand(wording)
+            for words in expand_words(wording)
         ]
         self.wordings = tuple(dict.fromkeys(compiled))
-        self.by_anchor = _index(self.wordings)
-        self.vocabulary = frozenset(key for wording in self.wordings for key in wording.keys)
+        self._uses = Counter(key for wording in self.wordings for key in set(wording.keys))
+        self.vocabulary = frozenset(self._uses)
+        self.by_anchor = _index(self.wordings, self._uses)
         forms = {word for w in self.wordings for word in w.words if w.phrase or word not in self.light}
         forms |= {form for key, known in families.items() if f"+{key}" in self.vocabulary for form in known}
         other_words = tuple(other_words)
         forms |= {word for word in other_words if len(word) >= _SHORTEST_CORRECTED}
-        telling = forms - self.light
-        agreed = {f"{form}{ending}" for form in telling for ending in ("e", "s", "es") if self._agrees(form, ending)}
-        self.forms = frozenset(forms | agreed)
+        self.forms = frozenset(forms)
         self._lookalikes = frozenset(lookalikes)
         self._corrector = Corrector(self.forms)
-        self._uses = Counter(key for wording in self.wordings for key in set(wording.keys))
         self._uses.update(dict.fromkeys((self.key(word) for word in other_words), _USES_OF_A_CUE))
 
-    def _compile(self, target: str, wording: str) -> Wording:
-        words = words_of(wording)
-        important = tuple(word for word in words if word not in self.light)
-        telling = [word for word in important if word not in NEGATORS]
-        literal = wording.startswith("=") or not important
-        phrase = literal or (len(telling) < 2 and len(words) > 1)
+    def _compile(self, target: str, words: tuple[str, ...], literal: bool, keys: Mapping[str, str]) -> Wording:
+        words = tuple([intern(word) for word in words])
+        important = [word for word in words if word not in self.light]
+        literal = literal or not important
+        negative = not NEGATORS.isdisjoint(important)
+        telling = sum(word not in NEGATORS for word in important) if negative else len(important)
+        phrase = literal or (telling < 2 and len(words) > 1)
+        kept: Iterable[str] = important
         if phrase:
-            kept = words if literal else tuple(word for word in words if word not in _DROPPED_IN_PHRASES)
-        else:
-            kept = important
-        ordered = phrase or any(word in NEGATORS for word in words)
-        return Wording(target, tuple(self.key(word) for word in kept), words, ordered, phrase)
-
-    def _agrees(self, form: str, ending: str) -> bool:
-        """Whether a feminine or plural ending leaves the key as it is ("opere", "operee")."""
-        return self.key(form + ending) == self.key(form)
+            kept = words if literal else [word for word in words if word not in _DROPPED_IN_PHRASES]
+        return Wording(target, tuple([keys[word] for word in kept]), words, phrase or negative, phrase)
 
     def key(self, word: str) -> str:
         """What `word` (folded) is compared by; a negative word stands for itself."""
@@ -137,15 +148,23 @@ class Lexicon:
         return () if known or len(word) < _SHORTEST_CORRECTED else self._corrector.corrections(word)
 
 
-def _index(wordings: Iterable[Wording]) -> dict[str, tuple[Wording, ...]]:
-    uses: dict[str, int] = defaultdict(int)
-    listed = list(wordings)
-    for wording in listed:
-        for key in set(wording.keys):
-            uses[key] += 1
+class _Keys(dict[str, str]):
+    """Remembers the key of each word while a lexicon is compiled."""
+
+    def __init__(self, key: Callable[[str], str]) -> None:
+        super().__init__()
+        self._key = key
+
+    def __missing__(self, word: str) -> str:
+        self[word] = key = self._key(word)
+        return key
+
+
+def _index(wordings: Iterable[Wording], uses: Mapping[str, int]) -> dict[str, tuple[Wording, ...]]:
+    """The wordings under the rarest of their keys."""
     anchored: dict[str, list[Wording]] = defaultdict(list)
-    for wording in listed:
-        anchored[min(wording.keys, key=lambda key: uses[key])].append(wording)
+    for wording in wordings:
+        anchored[min(wording.keys, key=uses.__getitem__)].append(wording)
     return {key: tuple(found) for key, found in anchored.items()}
 
 

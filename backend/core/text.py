@@ -14,7 +14,6 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 _LIGATURES = {"œ": "oe", "æ": "ae", "ß": "ss", "ø": "o", "đ": "d", "ł": "l", "\N{HEAVY CHECK MARK}": " "}
 _APOSTROPHES = dict.fromkeys("'’‘ʼ`´′‛＇", "'")
@@ -61,13 +60,12 @@ def fold(text: str) -> tuple[str, list[int]]:
     folded: list[str] = []
     origin: list[int] = []
     for index, char in enumerate(text):
-        for piece in _fold_char(char):
+        for piece in _FOLDED[ord(char)]:
             folded.append(piece)
             origin.append(index)
     return "".join(folded), origin
 
 
-@cache
 def _fold_char(char: str) -> str:
     if char.isascii():
         return char.lower() if char.isprintable() or char == "\n" else " "
@@ -85,9 +83,20 @@ def _fold_char(char: str) -> str:
     return "".join(pieces)
 
 
+class _Folded(dict[int, str]):
+    """The folded form of every code point met so far."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = piece = _fold_char(chr(code))
+        return piece
+
+
+_FOLDED = _Folded()
+
+
 def plain(text: str) -> str:
     """`text` folded, without the offsets: "Fièvre" -> "fievre"."""
-    return "".join(map(_fold_char, text))
+    return text.translate(_FOLDED)
 
 
 def read(text: str, sms: Mapping[str, str]) -> Document:
