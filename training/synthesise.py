@@ -31,7 +31,7 @@ from training.config import RunConfig, SynthesiseConfig, config_from_args
 from training.replies import PHRASES, Composer, spell_out
 
 _MESSAGES = Path(__file__).with_name("messages.json")
-_UNSAID = 1 / 3
+UNSAID = 1 / 3
 _MOST_FINDINGS = 7
 _LAST_AGE = 95.0
 
@@ -178,7 +178,7 @@ def draw_findings(pathology: Pathology, knowledge: Knowledge, rng: random.Random
     """Findings by their frequencies, a third of them unsaid, at least one, the important ones first."""
     usual = [link for link in pathology.links if link.frequency is not Frequency.EXCLUDED]
     present = [link.finding for link in usual if rng.random() < P_OF_CLASS[link.frequency]]
-    said = [finding for finding in present if rng.random() > _UNSAID] or present[:1] or [usual[0].finding]
+    said = [finding for finding in present if rng.random() > UNSAID] or present[:1] or [usual[0].finding]
     parents = {parent for finding in said for parent in knowledge.ancestors(finding)}
     findings = [knowledge.findings[f] for f in said if f not in parents and knowledge.findings[f].lay]
     rng.shuffle(findings)
