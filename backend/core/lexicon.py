@@ -31,6 +31,7 @@ _DROPPED_IN_PHRASES = frozenset(
      "me", "m", "te", "t", "se", "s", "ce", "cet", "cette", "ces", "ca", "cela", "c", "ne", "n", "qu", "que",
      "qui"]
 )  # fmt: skip
+_NONE: frozenset[str] = frozenset()
 _SHORTEST_CORRECTED = 5
 _SHORTEST_STEM = 6
 _USES_OF_A_CUE = 50
@@ -49,6 +50,8 @@ class Wording(NamedTuple):
     words: tuple[str, ...]
     ordered: bool
     phrase: bool
+    details: frozenset[str] = frozenset()
+    """Its light words that say something ("petit", "sous"), articles and pronouns apart."""
 
 
 def expand(wording: str) -> list[str]:
@@ -92,6 +95,7 @@ class Lexicon:
     ) -> None:
         self._inflection = Inflection(families)
         self.light = frozenset(light) - NEGATORS
+        self._details = self.light - _DROPPED_IN_PHRASES
         keys = _Keys(self.key)
         compiled = [
             self._compile(target, words, wording.startswith("="), keys)
@@ -122,7 +126,8 @@ class Lexicon:
         kept: Iterable[str] = important
         if phrase:
             kept = words if literal else [word for word in words if word not in _DROPPED_IN_PHRASES]
-        return Wording(target, tuple([keys[word] for word in kept]), words, phrase or negative, phrase)
+        details = _NONE if phrase else self._details.intersection(words)
+        return Wording(target, tuple([keys[word] for word in kept]), words, phrase or negative, phrase, details or _NONE)
 
     def key(self, word: str) -> str:
         """What `word` (folded) is compared by; a negative word stands for itself."""

@@ -47,6 +47,7 @@ class Kin(Protocol):
 class _Match:
     wording: Wording
     tokens: tuple[int, ...]
+    missing_words: int
     shared_words: int
     coordinated: bool
     guesses: Mapping[int, str]
@@ -137,8 +138,8 @@ def _match(
         if _stands_close(wording, tokens, sentence, lexicon, distributive):
             words = {token.word for token in sentence.tokens[tokens[0] : tokens[-1] + 1]}
             return _Match(
-                wording, tokens, sum(word in words for word in wording.words), bool(words & _JOINTS),
-                _guesses(wording, tokens, sentence),
+                wording, tokens, len(wording.details - words), sum(word in words for word in wording.words),
+                bool(words & _JOINTS), _guesses(wording, tokens, sentence),
             )  # fmt: skip
     return None
 
@@ -211,12 +212,13 @@ def _stands_close(
 def _choose(matches: list[_Match], kin: Kin) -> list[_Match]:
     """The matches that no better match swallows.
 
-    Better: more keys, tighter, a sign before the disease that has the same name ("saignement de nez"), more of the
-    typed words.
+    Better: more keys, tighter, a sign before the disease that has the same name ("saignement de nez"), fewer details
+    missing ("mal d'un côté de la tête" asks for the side), more of the typed words.
     """
     matches.sort(
         key=lambda m: (
-            -len(m.tokens), m.spread, m.wording.target.startswith(NAMED), -m.shared_words, m.wording.target, m.tokens
+            -len(m.tokens), m.spread, m.wording.target.startswith(NAMED), m.missing_words, -m.shared_words,
+            m.wording.target, m.tokens,
         )
     )  # fmt: skip
     chosen: list[_Match] = []

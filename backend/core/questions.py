@@ -84,7 +84,8 @@ def _informative_questions(
     candidates: Sequence[str], scores: Scores, likely: Sequence[int], knowledge: Knowledge, weights: Weights
 ) -> list[Question]:
     rows = [weights.row[finding] for finding in candidates]
-    gains = information_gains(scores.p_D, scores.p_other, weights.p_FD[rows], weights.background_F[rows])
+    yes_QD = weights.p_FD[rows].astype(np.float64)
+    gains = information_gains(scores.p_D, scores.p_other, yes_QD, weights.background_F[rows])
     order = sorted(range(len(candidates)), key=lambda index: (-float(gains[index]), candidates[index]))
     return [
         Question(f, knowledge.findings[f].question, _why(f, likely, weights))

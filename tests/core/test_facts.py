@@ -100,10 +100,12 @@ def test_the_parent_of_a_said_sign_is_left_out(migraine: Assessment, knowledge: 
     """Somebody with a throbbing headache is not told of the headache as well."""
     child = knowledge.findings["throbbing_headache"]
     assert child.parent == "headache"
-    headache = next(o for o in migraine.observations if o.finding.id == "headache")
+    sided = next(o for o in migraine.observations if o.finding.id == "unilateral_headache")
+    headache = replace(sided, finding=knowledge.findings["headache"])
     cause = migraine.differential[0]
-    general = next(e for e in cause.evidence_for if e.finding == "headache")
-    precise = replace(general, finding=child.id, label=child.label)
+    said = next(e for e in cause.evidence_for if e.finding == "unilateral_headache")
+    general = replace(said, finding="headache", label=headache.finding.label)
+    precise = replace(said, finding=child.id, label=child.label)
     both = replace(
         migraine,
         differential=(replace(cause, evidence_for=(general, precise)),),
