@@ -99,8 +99,13 @@ def _within_reach(cue: Cue, first: int, context: Context) -> bool:
         and first - cue.end <= 10
         and not _commas(cue.end, first, context)
         and not _breaks(cue.end, first, context, except_for="c est")
-        and not any(context.word(i) == "et" and context.word(i + 1) in _PRONOUNS for i in range(cue.end, first))
+        and not _new_clause(cue.end, first, context)
     )
+
+
+def _new_clause(start: int, end: int, context: Context) -> bool:
+    """Whether "et il", "et j'ai" begins another statement between two places."""
+    return any(context.word(i) == "et" and context.word(i + 1) in _PRONOUNS for i in range(start, end))
 
 
 # --- negation --------------------------------------------------------------------------------------------------------
@@ -241,11 +246,11 @@ def _is_remote(first: int, last: int, context: Context) -> bool:
     ]
     for cue in (*context.cues[CueKind.PAST], *starts, *_long_ago(context)):
         if cue.end <= first:
-            renewed = any(cue.end <= now.start and now.end <= first for now in context.cues[CueKind.NOW])
+            renewed = any(cue.end <= now.start and now.start < last for now in context.cues[CueKind.NOW])
             if not renewed and not _breaks(cue.end, first, context) and not _is_now(cue.end, first, context):
                 return True
         elif last < cue.start <= last + 10 and not _commas(last + 1, cue.start, context):
-            return not _breaks(last + 1, cue.start, context)
+            return not _breaks(last + 1, cue.start, context) and not _new_clause(last + 1, cue.start, context)
     return False
 
 

@@ -19,7 +19,8 @@ from backend.core.mentions import Sentence
 WRITER = "je"
 FAMILY = "famille"
 _NOT_SAID = ""
-_THIRD_PERSON = frozenset({"il", "elle", "ils", "elles"})
+_SEX_OF = {"il": "M", "elle": "F", "ils": "M", "elles": "F"}
+_THIRD_PERSON = frozenset(_SEX_OF)
 _IMPERSONAL_AFTER = frozenset({"y", "faut", "fait", "fallait", "parait", "semble", "m", "me"})
 _CHILD_AGE = 15.0
 
@@ -61,9 +62,10 @@ def find_people(
     """Attribute each mention; only `complaints` (symptoms and signs) can make a relative the patient."""
     of_mention = [_NOT_SAID] * len(mentions)
     seen: list[str] = []
-    announced = _NOT_SAID
+    announced = spoken_of = _NOT_SAID
     for sentence, found in zip(sentences, found_cues, strict=True):
-        markers = _markers(sentence, found, cues)
+        markers = _markers(sentence, found, spoken_of, cues)
+        spoken_of = next((_NOT_SAID if m.person == WRITER else m.person for m in reversed(markers) if m.owns), spoken_of)
         seen.extend(marker.person for marker in markers if marker.owns and marker.person != WRITER)
         announced = announced or _announced(found, markers)
         for index, mention in enumerate(mentions):
@@ -81,8 +83,13 @@ def find_people(
     return People(tuple(of_mention), who, speaks=counts[who] == 0)
 
 
-def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], cues: Cues) -> list[_Marker]:
-    """Every person named in a sentence, in order; il and elle stand for the relative named before them."""
+def _markers(
+    sentence: Sentence, found: Mapping[CueKind, list[Cue]], spoken_of: str, cues: Cues
+) -> list[_Marker]:
+    """Every person named in a sentence, in order; il and elle stand for the relative named before them.
+
+    `spoken_of` is the relative that the sentences before end with: the one meant when none is named before.
+    """
     words = sentence.words
     relatives = {cue.start: cue for cue in _relatives(sentence, found, cues)}
     markers: list[_Marker] = []
@@ -100,9 +107,11 @@ def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], cues: Cues)
             watches = cues.observing.intersection(words[index + 1 : index + 3])
             markers.append(_Marker(index, WRITER, owns=not watches))
         elif word in _THIRD_PERSON and follows not in _IMPERSONAL_AFTER:
-            earlier = [marker for marker in markers if marker.person != WRITER]
-            if earlier:
-                markers.append(_Marker(index, earlier[-1].person, owns=True))
+            earlier = [marker.person for marker in markers if marker.person != WRITER]
+            if not markers and cues.relatives.get(spoken_of, {}).get("sex") in (None, _SEX_OF[word]):
+                earlier = [spoken_of]
+            if earlier and earlier[-1]:
+                markers.append(_Marker(index, earlier[-1], owns=True))
         index += 1
     return markers
 
@@ -133,7 +142,8 @@ def _owner(mention: Mention, sentence: Sentence, markers: Sequence[_Marker], fou
         return FAMILY
     if any(cue.end <= first and first - cue.end <= 6 for cue in found[CueKind.FAMILY]):
         return FAMILY
-    owners = [marker for marker in markers if marker.start <= last and marker.owns]
+    objects = {token - sentence.first for token in mention.tokens[1:]}  # the baby of "j'allaite mon bébé"
+    owners = [marker for marker in markers if marker.start <= last and marker.owns and marker.start not in objects]
     if owners:
         return owners[-1].person
     for marker in markers:
