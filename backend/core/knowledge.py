@@ -67,6 +67,7 @@ class Knowledge:
     sms: Mapping[str, str]
     numbers: Mapping[str, int]
     distributive: frozenset[str]
+    sites: frozenset[str]
     lexicon: Lexicon
 
     @cached_property
@@ -190,6 +191,7 @@ def _load(folder: Path) -> Knowledge:
         sms=french.sms,
         numbers=french.numbers,
         distributive=frozenset(lexicon.key(word) for word in french.distributive),
+        sites=frozenset(french.sites),
         lexicon=lexicon,
     )
 

@@ -126,5 +126,6 @@ class FrenchRow(_Row):
     light: list[str]
     families: dict[str, list[str]]
     distributive: list[str]
+    sites: list[str]
     sms: dict[str, str]
     numbers: dict[str, int]

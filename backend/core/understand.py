@@ -14,7 +14,7 @@ from backend.core.cues import Cue, CueKind
 from backend.core.entities import NAMED, Mention, Patient, Span, State
 from backend.core.knowledge import Knowledge
 from backend.core.measures import Measure, Unit, find_measures
-from backend.core.mentions import Sentence, find_mentions, split_sentences
+from backend.core.mentions import Lists, Sentence, find_mentions, split_sentences
 from backend.core.people import WRITER, find_people, traits
 from backend.core.text import Document, read
 
@@ -45,7 +45,7 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
     measures = find_measures(_mended_words(document, sentences), knowledge.numbers)
     found_cues = [knowledge.cues.find(sentence.words) for sentence in sentences]
     mentions = [
-        *find_mentions(sentences, knowledge.lexicon, knowledge.distributive, knowledge),
+        *find_mentions(sentences, knowledge.lexicon, Lists(knowledge.distributive, knowledge.sites), knowledge),
         *_measured(measures, document, knowledge),
     ]
     mentions = _without_idle_durations(mentions, sentences, measures, knowledge)
