@@ -45,11 +45,18 @@ def _cut(word: str, endings: Mapping[str, int]) -> str:
 
 
 class Inflection:
-    """Maps a folded word to its key. `families` maps a key to the forms that share it."""
+    """Maps a folded word to its key. `families` maps a key to the forms that share it; a form may be in several."""
 
     def __init__(self, families: Mapping[str, list[str]]) -> None:
-        self._key_of = {form: f"+{key}" for key, forms in families.items() for form in (key, *forms)}
+        self._keys_of: dict[str, tuple[str, ...]] = {}
+        for key, forms in families.items():
+            for form in dict.fromkeys((key, *forms)):
+                self._keys_of[form] = (*self._keys_of.get(form, ()), f"+{key}")
 
     def key(self, word: str) -> str:
         """The key of a folded word; families come first and are marked with a plus sign."""
-        return self._key_of.get(word) or stem(word)
+        return self.keys(word)[0]
+
+    def keys(self, word: str) -> tuple[str, ...]:
+        """Every key that a word of a message may stand for ("pertes": losing, or a discharge)."""
+        return self._keys_of.get(word) or (stem(word),)

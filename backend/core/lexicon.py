@@ -141,7 +141,9 @@ class Lexicon:
         corrected = sorted(
             self.corrections(word), key=lambda form: (form[0] != word[0], -self._uses[self.key(form)], form)
         )
-        return tuple(dict.fromkeys(self.key(form) for form in corrected)) or (self.key(word),)
+        if corrected:
+            return tuple(dict.fromkeys(self.key(form) for form in corrected))
+        return (f"!{word}",) if word in NEGATORS else self._inflection.keys(word)
 
     def corrections(self, word: str) -> tuple[str, ...]:
         """The known forms that an unknown folded word may stand for; empty when it is known, French or too short."""

@@ -147,14 +147,15 @@ def _match(
             words = {token.word for token in sentence.tokens[tokens[0] : tokens[-1] + 1]}
             return _Match(
                 wording, tokens, len(wording.details - words), sum(word in words for word in wording.words),
-                bool(words & _JOINTS), _guesses(wording, tokens, sentence),
+                bool(words & _JOINTS), _guesses(wording, tokens, sentence, lexicon),
             )  # fmt: skip
     return None
 
 
-def _guesses(wording: Wording, tokens: tuple[int, ...], sentence: Sentence) -> dict[int, str]:
+def _guesses(wording: Wording, tokens: tuple[int, ...], sentence: Sentence, lexicon: Lexicon) -> dict[int, str]:
     """For each misspelt word with several readings, the one that this wording takes."""
-    ambiguous = (index for index in tokens if len(sentence.keys[index]) > 1)
+    several = (index for index in tokens if len(sentence.keys[index]) > 1)
+    ambiguous = [index for index in several if lexicon.corrections(sentence.tokens[index].word)]
     return {index: next(key for key in sentence.keys[index] if key in wording.keys) for index in ambiguous}
 
 
