@@ -210,7 +210,8 @@ def _stands_close(
         if word in _BREAKERS or (not several and word == ",") or (word in _APART and not wording.ordered):
             return False
         if word in _COORDINATORS:
-            reaches = several or index + 1 in own or any(key in lists.heads for key in sentence.keys[tokens[0]])
+            then = next(i for i in range(index + 1, tokens[-1] + 1) if i in own or _tells(i, sentence, lexicon))
+            reaches = several or then in own or any(key in lists.heads for key in sentence.keys[tokens[0]])
             if sentence.tokens[index + 1].word in _SUBJECTS or not reaches:
                 return False
         elif word in lexicon.light or word in NEGATORS or word in _TIME_UNITS or not word[0].isalpha():
@@ -218,6 +219,10 @@ def _stands_close(
         else:
             foreign += 1
     return foreign <= (2 if several else 1) and light <= _MOST_LIGHT_WORDS
+
+
+def _tells(index: int, sentence: Sentence, lexicon: Lexicon) -> bool:
+    return sentence.tokens[index].word not in lexicon.light
 
 
 def _is_list(
