@@ -180,7 +180,7 @@ def _load(folder: Path) -> Knowledge:
     other_words = cues.words() | MEASURE_WORDS | set(french.numbers)
     wordings = {finding.id: finding.lay for finding in said.values()}
     wordings |= {f"{flag.id}/{index}": c.texts for flag in flags for index, c in enumerate(flag.when)}
-    lexicon = Lexicon(wordings, french.families, french.light, other_words, lookalikes)
+    lexicon = Lexicon(wordings, french.families | _acronyms(pathologies), french.light, other_words, lookalikes)
     return Knowledge(
         version=_version(contents.values()),
         findings=said,
@@ -194,6 +194,12 @@ def _load(folder: Path) -> Knowledge:
         sites=frozenset(french.sites),
         lexicon=lexicon,
     )
+
+
+def _acronyms(rows: Sequence[PathologyRow]) -> dict[str, list[str]]:
+    """Families of one for names like "BAV", so that no inflection takes "bave" for one."""
+    names = (name for row in rows for name in (row.name, *row.aka))
+    return {name.lower(): [] for name in names if name.isalpha() and name.isupper()}
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:

@@ -128,7 +128,8 @@ def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measu
     days = value * _DAYS_PER_UNIT[unit]
     before = tuple(words[max(0, index - 4) : index])
     if (ago := _opens(before, _AGO)) is not None:
-        yield Measure(Unit.AGO_DAYS, days, index - ago, index + 2)
+        born = _at(words, index - ago - 1) in ("ne", "nee", "nes", "nees")
+        yield Measure(Unit.AGE_YEARS if born else Unit.AGO_DAYS, days / 365.25 if born else days, index - ago, index + 2)
     elif (since := _opens(before, _SINCE)) is not None:
         yield Measure(Unit.SINCE_DAYS, days, index - since, index + 2)
     elif (

@@ -7,6 +7,7 @@ patients in one message (the red-flag rules look at each person apart, see `diag
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,9 @@ def _markers(
     while index < len(words):
         if index in relatives:
             cue = relatives[index]
-            saying = any(word in cues.saying for word in words[cue.end : cue.end + 4] if word not in (",",))
+            after = words[cue.end : cue.end + 5]
+            pairs = (f"{word} {then}" for word, then in itertools.pairwise(after))
+            saying = any(said in cues.saying for said in (*after[:4], *pairs))
             markers.append(_Marker(index, cue.text, owns=not saying))
             index = cue.end
             continue
