@@ -21,6 +21,9 @@ from backend.core.mentions import Sentence
 _LIST_CONTINUES = frozenset({"de", "d", "ni", "ou", "non", "aucun", "aucune", "pas", "sans", "jamais"})
 _NOUN_MARKERS = frozenset({"de", "d", "des", "du", "un", "une", "la", "le", "l", "les"})
 _PRONOUNS = frozenset({"j", "je", "il", "elle", "on", "ils", "elles", "ca", "c", "tu"})
+_PRONOUNS_BEFORE_VERB = frozenset({"y", "en", "n"})
+_HAVE = frozenset({"ai", "a", "ont", "as"})
+_AFTER_PRESENT_HAVE = _NOUN_MARKERS | {"mal", "tres", "froid", "chaud", "envie", "encore", "toujours", "maintenant"}
 _ENDS_AFTER_NEGATION = frozenset(
     {"", ",", "-", "mais", "et", "ni", "du", "non", "en", "depuis", "juste", "par", "car", "sauf"}
 )
@@ -255,7 +258,15 @@ def _is_remote(first: int, last: int, context: Context) -> bool:
 
 
 def _is_now(start: int, end: int, context: Context) -> bool:
-    """Whether the sentence comes back to the present: "il s'est cogné il y a un mois, il est somnolent"."""
+    """Whether the sentence comes back to the present: "il s'est cogné il y a un mois, il est somnolent".
+
+    Also "j'ai voyagé le mois dernier et j'ai de la fièvre", but not "et j'ai toussé".
+    """
+    for index in range(start, end - 1):
+        if context.word(index) == "et" and context.word(index + 1) in _PRONOUNS:
+            verb = index + 3 if context.word(index + 2) in _PRONOUNS_BEFORE_VERB else index + 2
+            if context.word(verb) in _HAVE and context.word(verb + 1) in _AFTER_PRESENT_HAVE:
+                return True
     after_comma = False
     for index in range(start, end):
         after_comma = after_comma or context.word(index) == ","
