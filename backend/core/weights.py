@@ -134,11 +134,10 @@ class Weights:
         self.prior_D: Array = np.log(share_D / parameters.p_other)
         listed = [self._listed(pathology) for pathology in self.pathologies]
         self.background_F = self._background(listed, rates_D / rates_D.sum())
-        present_FD, absent_FD, p_FD = self._tables(listed)
-        self.p_FD: Table = p_FD.astype(np.float32)
+        self.present_FD, self.absent_FD, self.p_FD = self._tables(listed)
         kinds_F = np.array([_kind_scale(f.kind, parameters) for f in knowledge.findings.values()])
-        self.present_FD: Table = (present_FD * (scale * kinds_F)[:, None]).astype(np.float32)
-        self.absent_FD: Table = (absent_FD * (scale * kinds_F)[:, None]).astype(np.float32)
+        self.present_FD *= (scale * kinds_F)[:, None].astype(np.float32)
+        self.absent_FD *= (scale * kinds_F)[:, None].astype(np.float32)
         self.unsaid_rows, self.unsaid_UD = self._unsaid(listed)
 
     def _listed(self, pathology: Pathology) -> dict[str, float]:
@@ -162,10 +161,12 @@ class Weights:
         background_F: Array = np.clip(np.maximum(rate_F, floor_F), 0.0, 0.6)
         return background_F
 
-    def _tables(self, listed: Sequence[Mapping[str, float]]) -> tuple[Array, Array, Array]:
+    def _tables(self, listed: Sequence[Mapping[str, float]]) -> tuple[Table, Table, Table]:
         """Weights when present, when absent, and P(f | d), each (F, D), before calibration."""
         shape = (len(self.row), len(self.pathologies))
-        present_FD, absent_FD, p_FD = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        present_FD: Table = np.zeros(shape, dtype=np.float32)
+        absent_FD: Table = np.zeros(shape, dtype=np.float32)
+        p_FD: Table = np.zeros(shape, dtype=np.float32)
         children: dict[str, list[str]] = defaultdict(list)
         for finding in self._knowledge.findings:
             for parent in self._knowledge.ancestors(finding):
