@@ -81,6 +81,12 @@ class Knowledge:
         return frozenset(f.id for f in self.findings.values() if f.kind in (Kind.SYMPTOM, Kind.SIGN))
 
     @cached_property
+    def troubles(self) -> frozenset[str]:
+        """Complaints, and what happened to somebody ("ma fille a bu du déboucheur"): who has them is the patient."""
+        happened = (f.id for f in self.findings.values() if f.kind is Kind.CONTEXT and not f.about_others)
+        return self.complaints.union(happened)
+
+    @cached_property
     def cue_words(self) -> frozenset[str]:
         """Words of cues long enough to be worth correcting; a person is never read into a misspelt word."""
         words = (self.cues.words() - set(self.cues.relatives)) | MEASURE_WORDS | set(self.numbers)

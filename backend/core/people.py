@@ -55,12 +55,12 @@ def find_people(
     sentences: Sequence[Sentence],
     found_cues: Sequence[Mapping[CueKind, list[Cue]]],
     mentions: Sequence[Mention],
-    complaints: frozenset[str],
+    troubles: frozenset[str],
     measures: Sequence[Measure],
     patient: Patient,
     cues: Cues,
 ) -> People:
-    """Attribute each mention; only `complaints` (symptoms and signs) can make a relative the patient."""
+    """Attribute each mention; only `troubles` (symptoms, signs, what happened) make a relative the patient."""
     of_mention = [_NOT_SAID] * len(mentions)
     seen: list[str] = []
     announced = spoken_of = _NOT_SAID
@@ -75,7 +75,7 @@ def find_people(
     counts = Counter(
         person
         for person, mention in zip(of_mention, mentions, strict=True)
-        if person not in (_NOT_SAID, FAMILY) and mention.finding in complaints and not mention.remote
+        if person not in (_NOT_SAID, FAMILY) and mention.finding in troubles and not mention.remote
     )
     aged = _aged_relatives(sentences, found_cues, measures, cues)
     who = announced or _patient(counts, seen, aged, patient, cues)

@@ -51,7 +51,7 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
     mentions = _without_idle_durations(mentions, sentences, measures, knowledge)
     everything = sorted(mentions, key=lambda m: (m.start, m.end, m.finding))
     asserted = _assert_all(everything, sentences, found_cues, measures, knowledge)
-    people = find_people(sentences, found_cues, asserted, knowledge.complaints, measures, patient, knowledge.cues)
+    people = find_people(sentences, found_cues, asserted, knowledge.troubles, measures, patient, knowledge.cues)
     stated = []
     for index, mention in enumerate(asserted):
         shared = mention.finding in knowledge.findings and knowledge.findings[mention.finding].about_others
