@@ -78,7 +78,9 @@ class Population:
         return [int(column) for column in np.argsort(-log_p_D, kind="stable")]
 
 
-def measure(knowledge: Knowledge, ranking: Ranking, patients: int, *, evenly: bool) -> tuple[Array, Counter[tuple[str, str]]]:
+def measure(
+    knowledge: Knowledge, ranking: Ranking, patients: int, *, evenly: bool
+) -> tuple[Array, Counter[tuple[str, str]]]:
     """Share of patients whose cause is among the first 1, 3 and 5: (ranking, ceiling) as (2, 3); and confusions."""
     population = Population(knowledge, evenly=evenly)
     rng = random.Random(_SEED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 import unicodedata
 from functools import cache
@@ -16,6 +17,7 @@ from backend.core.lexicon import expand
 from backend.core.text import plain
 
 _SENTENCES = Path(__file__).parent / "sentences"
+_PRONOUN = re.compile(r"\b(il|elle|ils|elles) (?!y |faut |fait )")
 _FRAMES = ("J'ai {x}.", "{x}.", "Depuis hier {x}.", "Il y a aussi {x}.", "Je n'ai pas de {x}.", "J'ai peut-être {x}.")
 _SMS = {
     "j'ai": "g", "J'ai": "G", "c'est": "c", "pas": "pa", "que": "ke", "qui": "ki", "avec": "ac", "dans": "ds",
@@ -51,9 +53,18 @@ def noise() -> tuple[str, ...]:
 
 
 def statements() -> st.SearchStrategy[str]:
-    """One sentence that stands alone: a framed wording, or an emergency sentence."""
+    """A framed wording, or an emergency sentence."""
     framed = st.builds(lambda frame, x: frame.format(x=x), st.sampled_from(_FRAMES), st.sampled_from(wordings()))
     return st.one_of(framed, st.sampled_from(alarming()))
+
+
+def stands_alone(text: str) -> bool:
+    """Whether no sentence of `text` speaks of an "il" or "elle" whom only a sentence before it could name."""
+    for sentence in re.split(r"[.!?]", plain(text)):
+        pronoun = _PRONOUN.search(sentence)
+        if pronoun and not any(f" {name} " in f" {sentence[: pronoun.start()]} " for name in base().cues.relatives):
+            return False
+    return True
 
 
 def messages(most: int = 4) -> st.SearchStrategy[str]:

@@ -127,7 +127,9 @@ class Lexicon:
         if phrase:
             kept = words if literal else [word for word in words if word not in _DROPPED_IN_PHRASES]
         details = _NONE if phrase else self._details.intersection(words)
-        return Wording(target, tuple([keys[word] for word in kept]), words, phrase or negative, phrase, details or _NONE)
+        return Wording(
+            target, tuple([keys[word] for word in kept]), words, phrase or negative, phrase, details or _NONE
+        )
 
     def key(self, word: str) -> str:
         """What `word` (folded) is compared by; a negative word stands for itself."""

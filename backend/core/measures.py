@@ -129,7 +129,9 @@ def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measu
     before = tuple(words[max(0, index - 4) : index])
     if (ago := _opens(before, _AGO)) is not None:
         born = _at(words, index - ago - 1) in ("ne", "nee", "nes", "nees")
-        yield Measure(Unit.AGE_YEARS if born else Unit.AGO_DAYS, days / 365.25 if born else days, index - ago, index + 2)
+        yield Measure(
+            Unit.AGE_YEARS if born else Unit.AGO_DAYS, days / 365.25 if born else days, index - ago, index + 2
+        )
     elif (since := _opens(before, _SINCE)) is not None:
         yield Measure(Unit.SINCE_DAYS, days, index - since, index + 2)
     elif (

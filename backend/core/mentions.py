@@ -127,7 +127,10 @@ def _matches(sentence: Sentence, lexicon: Lexicon, lists: Lists) -> list[_Match]
     for key in list(every):
         for wording in lexicon.by_anchor.get(key, ()):
             places = every if wording.phrase else telling
-            if all(other in places for other in wording.keys):
+            for other in wording.keys:
+                if other not in places:
+                    break
+            else:
                 for anchor in places[key]:
                     if match := _match(wording, key, anchor, places, sentence, lexicon, lists):
                         matches.append(match)
@@ -225,9 +228,7 @@ def _tells(index: int, sentence: Sentence, lexicon: Lexicon) -> bool:
     return sentence.tokens[index].word not in lexicon.light
 
 
-def _is_list(
-    tokens: tuple[int, ...], gap: Sequence[int], sentence: Sentence, lexicon: Lexicon, lists: Lists
-) -> bool:
+def _is_list(tokens: tuple[int, ...], gap: Sequence[int], sentence: Sentence, lexicon: Lexicon, lists: Lists) -> bool:
     """Whether a head and its place stand at the two ends of a list of places, commas included."""
     heads = [index for index in tokens if any(key in lists.heads for key in sentence.keys[index])]
     if len(gap) > _LONGEST_LIST or len(heads) != 1 or heads[0] not in (tokens[0], tokens[-1]):

@@ -66,7 +66,9 @@ def find_people(
     announced = spoken_of = _NOT_SAID
     for sentence, found in zip(sentences, found_cues, strict=True):
         markers = _markers(sentence, found, spoken_of, cues)
-        spoken_of = next((_NOT_SAID if m.person == WRITER else m.person for m in reversed(markers) if m.owns), spoken_of)
+        spoken_of = next(
+            (_NOT_SAID if m.person == WRITER else m.person for m in reversed(markers) if m.owns), spoken_of
+        )
         seen.extend(marker.person for marker in markers if marker.owns and marker.person != WRITER)
         announced = announced or _announced(found, markers)
         for index, mention in enumerate(mentions):
@@ -84,9 +86,7 @@ def find_people(
     return People(tuple(of_mention), who, speaks=counts[who] == 0)
 
 
-def _markers(
-    sentence: Sentence, found: Mapping[CueKind, list[Cue]], spoken_of: str, cues: Cues
-) -> list[_Marker]:
+def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], spoken_of: str, cues: Cues) -> list[_Marker]:
     """Every person named in a sentence, in order; il and elle stand for the relative named before them.
 
     `spoken_of` is the relative that the sentences before end with: the one meant when none is named before.

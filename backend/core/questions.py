@@ -20,6 +20,7 @@ from backend.core.weights import Array, Weights
 MOST_QUESTIONS = 5
 _MOST_RED_FLAG_QUESTIONS = 2
 _CANDIDATE_CAUSES = 12
+_CONSIDERED_CAUSES = 60
 
 
 def choose_questions(
@@ -84,8 +85,10 @@ def _informative_questions(
     candidates: Sequence[str], scores: Scores, likely: Sequence[int], knowledge: Knowledge, weights: Weights
 ) -> list[Question]:
     rows = [weights.row[finding] for finding in candidates]
-    yes_QD = weights.p_FD[rows].astype(np.float64)
-    gains = information_gains(scores.p_D, scores.p_other, yes_QD, weights.background_F[rows])
+    considered = scores.order[:_CONSIDERED_CAUSES]  # the others answer like the background
+    p_C = scores.p_D[considered]
+    yes_QC = weights.p_FD[np.ix_(rows, considered)].astype(np.float64)
+    gains = information_gains(p_C, 1.0 - float(p_C.sum()), yes_QC, weights.background_F[rows])
     order = sorted(range(len(candidates)), key=lambda index: (-float(gains[index]), candidates[index]))
     return [
         Question(f, knowledge.findings[f].question, _why(f, likely, weights))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class _Item:
     weights_D: Array
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scores:
     """Every cause scored: log-odds against the outside, probabilities, and what they are made of. Arrays are (D,)."""
 
@@ -41,7 +42,7 @@ class Scores:
     silence_broken: frozenset[int]
     """The rows of `Weights.unsaid_UD` that do not count, because the patient spoke of the finding."""
 
-    @property
+    @cached_property
     def order(self) -> list[int]:
         """Columns of the causes, likeliest first; the order of the base settles ties."""
         return [int(column) for column in np.argsort(-self.log_odds_D, kind="stable")]
@@ -53,6 +54,7 @@ class Ranking:
     def __init__(self, knowledge: Knowledge, parameters: Parameters | None = None) -> None:
         self.parameters = parameters or Parameters()
         self.weights = Weights(knowledge, self.parameters)
+        self.urgency_D = np.array([pathology.urgency.rank for pathology in self.weights.pathologies])
         self._knowledge = knowledge
         self._findings = tuple(knowledge.findings.values())
         self._families: dict[str, list[int]] = defaultdict(list)

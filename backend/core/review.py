@@ -38,15 +38,15 @@ _RIVALS = 5
 
 def page(pathology: Pathology, row: Row, knowledge: Knowledge, ranking: Ranking) -> str:
     """Everything that the base says of one disease, as Markdown; `row` is its line of `pathologies.json`."""
+    sources, reviewed = ", ".join(row["sources"]) or "none", row["reviewed"] or "by no clinician yet"
     return "\n".join(
         [
             f"# {pathology.name} ({pathology.name_en})",
             "",
-            f"id `{pathology.id}` · ICD-10 {', '.join(pathology.icd10)} · {pathology.group} · also: "
-            f"{', '.join(pathology.aka) or 'nothing'}",
+            f"also: {', '.join(pathology.aka) or 'nothing'}",
+            f"id `{pathology.id}` · ICD-10 {', '.join(pathology.icd10)} · {pathology.group}",
             f"urgency **{pathology.urgency.value}** · {pathology.specialist} · sex {pathology.sex}",
-            f"basis {row['basis']} · sources {', '.join(row['sources']) or 'none'} · "
-            f"reviewed {row['reviewed'] or 'by no clinician yet'}",
+            f"basis {row['basis']} · sources {sources} · reviewed {reviewed}",
             "",
             "| " + " | ".join(band.name for band in BANDS) + " |",
             "|---" * len(BANDS) + "|",
@@ -140,7 +140,7 @@ def read_version(where: str) -> Version:
             text = (folder / name).read_text(encoding="utf-8")
         else:
             command = ["git", "-C", str(DATA.parent), "show", f"{where}:{DATA.name}/{name}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
             if done.returncode:
                 raise SystemExit(f"{where}: neither a folder nor a Git revision that holds data/{name}")
             text = done.stdout

@@ -13,6 +13,9 @@ import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backend.core.entities import Kind, Observation, Pathology, Patient, Reason, State, Triage, Urgency
 from backend.core.ranking import Ranking, counted_state
 from backend.core.red_flags import Fired
@@ -63,7 +66,7 @@ def level_of_causes(sides: Sequence[Side], fired: Sequence[Fired], ranking: Rank
             for reading in _readings(observations):
                 kept = [o for o in observations if o.finding.id not in left_out and reading.issuperset(o.guesses)]
                 scores = ranking.score(kept, patient)
-                levels.append(_level_of(ranking.pathologies, scores.p_D, scores.p_other))
+                levels.append(_level_of(ranking.urgency_D, scores.p_D, scores.p_other))
                 if number == 0 and not is_enough(kept, scores.p_other):
                     levels.append(_ABSTAINED)
     return max(levels, key=lambda level: level.rank)
@@ -101,19 +104,18 @@ def _readings(observations: Sequence[Observation]) -> list[frozenset[tuple[int, 
     return every
 
 
-def _level_of(pathologies: Sequence[Pathology], p_D: Array, p_other: float) -> Urgency:
-    """The level that the likely causes call for; causes outside the base count as a visit within 7 days."""
+def _level_of(urgency_D: NDArray[np.int64], p_D: Array, p_other: float) -> Urgency:
+    """The level that the likely causes call for; causes outside the base count as a visit within 7 days.
+
+    "urgences" is the most that they can reach.
+    """
     for level, threshold in THRESHOLDS:
-        reached = sum(float(p) for pathology, p in zip(pathologies, p_D, strict=True) if _care(pathology) >= level.rank)
+        reached = float(p_D[urgency_D >= level.rank].sum())
         if level is Urgency.DOCTOR_7_DAYS:
             reached += p_other
         if reached >= threshold:
             return level
     return Urgency.SELF_CARE
-
-
-def _care(pathology: Pathology) -> int:
-    return min(pathology.urgency.rank, Urgency.EMERGENCY_DEPARTMENT.rank)
 
 
 def triage(fired: Sequence[Fired], of_causes: Urgency, likeliest: Pathology | None, abstained: bool) -> Triage:

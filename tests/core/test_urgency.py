@@ -36,7 +36,7 @@ def said(knowledge: Knowledge, *findings: str, state: State = State.PRESENT) -> 
 def level_of(shares: dict[Urgency, float], p_other: float = 0.0) -> Urgency:
     """The level that causes of these urgencies and probabilities call for."""
     pathologies = [replace(PATHOLOGY, urgency=level) for level in shares]
-    return urgency._level_of(pathologies, np.array(list(shares.values())), p_other)
+    return urgency._level_of(np.array([p.urgency.rank for p in pathologies]), np.array(list(shares.values())), p_other)
 
 
 @pytest.mark.parametrize("of_causes", Urgency)
@@ -216,7 +216,7 @@ def test_a_finding_with_a_milder_rule_of_its_own_does_not_lower_the_level(knowle
     ranking = Ranking(knowledge)
     patient = Patient(30, "F")
     lesser = ("visual_aura", "light_sensitivity", "unilateral_headache", "noise_sensitivity")
-    serious = ("headache", "stiff_neck", "fever")
+    serious = ("headache", "stiff_neck", "fever", "vomiting")
     every = said(knowledge, *serious, *lesser)
     fired = rule_at(Urgency.DOCTOR_24_HOURS)
     fired = replace(fired, rule=replace(fired.rule, when=(Condition(findings=(lesser,)),)))
