@@ -142,7 +142,7 @@ def _negations(context: Context, own: set[int]) -> list[Cue]:
         cue
         for cue in context.cues[CueKind.NEGATION]
         if not any(cue.overlaps(other) for other in pseudo)
-        and not any(index in context.owned for index in range(cue.start, cue.end))
+        and not any(index in context.owned or index in own for index in range(cue.start, cue.end))
     ]
 
 

@@ -20,6 +20,8 @@ _DAYS_PER_UNIT = {
 _SINCE = (("depuis",), ("ca", "fait"), ("voila",), ("cela", "fait"), ("dure",), ("pendant",))
 _AGO = (("il", "y", "a"), ("y", "a"))
 _FEVER_WORDS = frozenset({"fievre", "temperature", "thermometre", "celsius", "degres", "degre"})
+_BEFORE_BARE = frozenset({"a", "ai", "", ",", "."})
+_AFTER_BARE = frozenset({"", ",", ".", "!", "depuis", "ce", "hier", "et", "cette"})
 _LOWEST_C, _HIGHEST_C = 33.0, 43.0
 _AGE_BEFORE = frozenset({"de", "d", "ai", "a", "age", "agee", "j", "et", "mes", "ses", "avoir", ","})
 _NOT_AN_AGE = frozenset({"depuis", "fait", "voila", "y", "pendant", "il", "dans", "apres", "tous", "sous"})
@@ -93,15 +95,7 @@ def _temperature(words: Sequence[str], index: int, value: float) -> Measure | No
     decimal = "," in words[index] or "." in words[index]
     degree = _at(words, index + 1) in ("°", "c", "º")
     split_decimal = _at(words, index + 1).isdigit() and len(words[index + 1]) == 1
-    alone = _at(words, index - 1) in ("a", "ai") and _at(words, index + 1) in (
-        "",
-        ",",
-        ".",
-        "!",
-        "depuis",
-        "ce",
-        "hier",
-    )
+    alone = _at(words, index - 1) in _BEFORE_BARE and _at(words, index + 1) in _AFTER_BARE
     if split_decimal:
         return Measure(Unit.CELSIUS, value + int(words[index + 1]) / 10, index, index + 2)
     if decimal or degree or near & _FEVER_WORDS or (alone and value >= 38):

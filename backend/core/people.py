@@ -23,6 +23,7 @@ _NOT_SAID = ""
 _SEX_OF = {"il": "M", "elle": "F", "ils": "M", "elles": "F"}
 _THIRD_PERSON = frozenset(_SEX_OF)
 _IMPERSONAL_AFTER = frozenset({"y", "faut", "fait", "fallait", "parait", "semble", "m", "me"})
+_CALLED_SO = frozenset({"maman", "papa", "mamie", "mami", "papi", "papy"})
 _CHILD_AGE = 15.0
 
 
@@ -125,7 +126,8 @@ def _relatives(sentence: Sentence, found: Mapping[CueKind, list[Cue]], cues: Cue
         before = sentence.words[max(0, cue.start - 3) : cue.start]
         wanted = cues.strict_possessives if cue.text in cues.needs_possessive else cues.possessives
         owned = any(word in wanted for word in before)
-        if (owned or cue.text in ("maman", "papa")) and not any(cue.overlaps(other) for other in kept):
+        called = cue.text in _CALLED_SO and before[-1:] != ("de",)  # not in "les médicaments de mamie"
+        if (owned or called) and not any(cue.overlaps(other) for other in kept):
             kept.append(cue)
     return kept
 
