@@ -233,8 +233,11 @@ def _is_list(tokens: tuple[int, ...], gap: Sequence[int], sentence: Sentence, le
     heads = [index for index in tokens if any(key in lists.heads for key in sentence.keys[index])]
     if len(gap) > _LONGEST_LIST or len(heads) != 1 or heads[0] not in (tokens[0], tokens[-1]):
         return False
-    if any(sentence.tokens[index].word not in lists.sites for index in tokens if index not in heads):
+    places = [index for index in tokens if index not in heads]
+    if not places or any(sentence.tokens[index].word not in lists.sites for index in places):
         return False
+    if any(sentence.tokens[index].word in _JOINTS for index in range(places[0], places[-1])):
+        return False  # "bas" and "ventre" of "le bas du dos et le ventre" are two places
     for index in gap:
         word = sentence.tokens[index].word
         if word in _SUBJECTS or not (word in lexicon.light or word in lists.sites or word in _JOINTS):
