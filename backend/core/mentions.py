@@ -207,6 +207,9 @@ def _stands_close(
     if _is_list(tokens, gap, sentence, lexicon, lists):
         return True
     several = len(wording.keys) > 2 and not wording.ordered
+    places = all(sentence.tokens[index].word in lists.sites for index in tokens)
+    if places and any(sentence.tokens[index].word in _JOINTS for index in gap):
+        return False  # "le sein et le creux de l'estomac": two places, no hollow in the breast
     foreign = light = 0
     for index in gap:
         word = sentence.tokens[index].word
