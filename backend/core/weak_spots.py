@@ -20,7 +20,7 @@ from backend.core.ranking import Ranking
 from backend.core.review import distances
 
 _FEW_FINDINGS = 13
-_CLOSE_NATS = 4.0
+_CLOSE_NATS = 9.0
 _TELLING_NATS = 2.5
 _FEWEST_TELLING = 3
 _CLASSES = {frequency: place for place, frequency in enumerate(reversed(Frequency))}
