@@ -1,7 +1,7 @@
 """The next questions worth asking: first those that open a red flag, then those that would teach most.
 
 A red-flag question is one whose "yes" would complete an emergency rule of higher level than the present one, on a
-finding that a likely cause shows. The others are ordered by expected information gain: H(causes) minus the expected
+finding that a likely cause shows and that is not far-fetched (a "yes" at least 8 % likely). The others are ordered by expected information gain: H(causes) minus the expected
 entropy after the answer, in nats, "je ne sais pas" leaving things as they are. Findings already spoken of are not
 asked again; at most one question per group.
 """
@@ -20,6 +20,7 @@ from backend.core.weights import Array, Weights
 MOST_QUESTIONS = 5
 _MOST_RED_FLAG_QUESTIONS = 2
 _CANDIDATE_CAUSES = 12
+_LEAST_ALARMING = 0.08
 _CONSIDERED_CAUSES = 60
 
 
@@ -52,7 +53,10 @@ def _red_flag_questions(
         if rule.level.rank <= level.rank:
             continue
         for finding in wanted.intersection(_missing_links(rule, spoken_of, patient)):
-            score = rule.level.rank + float(scores.p_D @ weights.p_FD[weights.row[finding]])
+            p_yes = float(scores.p_D @ weights.p_FD[weights.row[finding]])
+            if p_yes < _LEAST_ALARMING:
+                continue
+            score = rule.level.rank + p_yes
             if finding not in best or score > best[finding][0]:
                 best[finding] = (score, rule)
     ordered = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:_MOST_RED_FLAG_QUESTIONS]
