@@ -41,8 +41,8 @@ fmt: $(VENV)/.dev ## Format the code and the data
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/python -m backend.core.canonical
 
-eval: install ## Measure the ranking on patients drawn from the knowledge base, and the embedded model's replies
-	$(VENV)/bin/python -m benchmarks.quality
+eval: $(VENV)/.dev ## Measure understanding, ranking, urgency and replies; CASES=folder adds cases from elsewhere
+	$(VENV)/bin/python -m benchmarks.evaluate --ablation $(if $(CASES),--cases $(CASES))
 
 bench: install ## Measure start-up, memory and latency of a real server
 	$(VENV)/bin/python -m benchmarks.server

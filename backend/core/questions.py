@@ -1,9 +1,9 @@
 """The next questions worth asking: first those that open a red flag, then those that would teach most.
 
 A red-flag question is one whose "yes" would complete an emergency rule of higher level than the present one, on a
-finding that a likely cause shows and that is not far-fetched (a "yes" at least 8 % likely). The others are ordered by expected information gain: H(causes) minus the expected
-entropy after the answer, in nats, "je ne sais pas" leaving things as they are. Findings already spoken of are not
-asked again; at most one question per group.
+finding that a likely cause shows and that is not far-fetched (a "yes" at least 8 % likely). The others are ordered by
+expected information gain: H(causes) minus the expected entropy after the answer, in nats, "je ne sais pas" leaving
+things as they are. Findings already spoken of are not asked again; at most one question per group.
 """
 
 from __future__ import annotations
