@@ -193,8 +193,10 @@ def _plus(first: int, last: int, own: set[int], context: Context) -> State | Non
 def _negated_after(last: int, own: set[int], context: Context) -> bool:
     """As in "je tousse pas", "fièvre non", "les fourmillements, jamais", "niveau fièvre rien à signaler"."""
     pseudo = _pseudo(context, own)
+    between = range(min(own) - 2, last + 1)
+    framed = any(context.word(i) in ("ne", "n") for i in between if i not in own)  # "il ne boite pas le matin"
     for cue in context.cues[CueKind.NEGATION_ADJACENT]:
-        ends = context.word(cue.end) in _ENDS_AFTER_NEGATION
+        ends = framed or context.word(cue.end) in _ENDS_AFTER_NEGATION
         if cue.start == last + 1 and ends and not any(cue.overlaps(other) for other in pseudo):
             return True
     for cue in context.cues[CueKind.NEGATION_AFTER]:

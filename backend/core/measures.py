@@ -20,6 +20,8 @@ _DAYS_PER_UNIT = {
 _SINCE = (("depuis",), ("ca", "fait"), ("voila",), ("cela", "fait"), ("dure",), ("pendant",))
 _AGO = (("il", "y", "a"), ("y", "a"))
 _FEVER_WORDS = frozenset({"fievre", "temperature", "thermometre", "celsius", "degres", "degre"})
+_BEGAN = frozenset({"commence", "commencee", "debute", "demarre", "apparu", "apparue", "apparus", "apparues", "declenche"})
+_NO_TEMPERATURE = frozenset({"pouls", "coeur", "battements", "pulsations", "pointure", "taille", "glycemie", "saturation"})
 _BEFORE_BARE = frozenset({"a", "ai", "", ",", "."})
 _AFTER_BARE = frozenset({"", ",", ".", "!", "depuis", "ce", "hier", "et", "cette"})
 _LOWEST_C, _HIGHEST_C = 33.0, 43.0
@@ -92,6 +94,8 @@ def _temperature(words: Sequence[str], index: int, value: float) -> Measure | No
     if _at(words, index + 1) in _DAYS_PER_UNIT or _at(words, index - 1) == "/" or _at(words, index + 1) == "/":
         return None
     near = set(words[max(0, index - 4) : index + 4])
+    if near & _NO_TEMPERATURE:
+        return None
     decimal = "," in words[index] or "." in words[index]
     degree = _at(words, index + 1) in ("°", "c", "º")
     split_decimal = _at(words, index + 1).isdigit() and len(words[index + 1]) == 1
@@ -122,6 +126,9 @@ def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measu
     days = value * _DAYS_PER_UNIT[unit]
     before = tuple(words[max(0, index - 4) : index])
     if (ago := _opens(before, _AGO)) is not None:
+        if _BEGAN.intersection((*words[max(0, index - ago - 3) : index - ago], *words[index + 2 : index + 6])):
+            yield Measure(Unit.SINCE_DAYS, days, index - ago, index + 2)  # "ça a commencé il y a deux mois"
+            return
         born = _at(words, index - ago - 1) in ("ne", "nee", "nes", "nees")
         yield Measure(
             Unit.AGE_YEARS if born else Unit.AGO_DAYS, days / 365.25 if born else days, index - ago, index + 2

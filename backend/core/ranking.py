@@ -160,7 +160,9 @@ def counted_state(observation: Observation) -> State | None:
         case State.PAST:
             lasting = observation.finding.kind in (Kind.HISTORY, Kind.RISK, Kind.CONTEXT)
             return State.PRESENT if lasting else None
-        case State.UNKNOWN | State.OTHER:
+        case State.OTHER:
+            return State.PRESENT if observation.finding.about_others else None
+        case State.UNKNOWN:
             return None
 
 

@@ -55,7 +55,8 @@ def _facts_of_patient(
     findings: dict[str, str | None] = {}
     for observation in observations:
         lasting = observation.finding.kind in (Kind.HISTORY, Kind.RISK)
-        if observation.state is State.PRESENT or (observation.state is State.PAST and lasting):
+        exposed = observation.state is State.OTHER and observation.finding.about_others
+        if observation.state is State.PRESENT or exposed or (observation.state is State.PAST and lasting):
             _add(findings, observation.finding.id, observation.quote, knowledge)
     for mention in reading.mentions:
         if mention.state is State.PAST and not mention.remote and not mention.person:

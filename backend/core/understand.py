@@ -55,9 +55,9 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
     stated = []
     for index, mention in enumerate(asserted):
         shared = mention.finding in knowledge.findings and knowledge.findings[mention.finding].about_others
-        person = "" if shared or people.is_patient(index) else people.of_mention[index]
+        person = "" if people.is_patient(index) else people.of_mention[index]
         state = State.OTHER if person and mention.state in (State.PRESENT, State.PAST) else mention.state
-        stated.append(replace(mention, person=person, state=state))
+        stated.append(replace(mention, person="" if shared else person, state=state))
     return Reading(
         document=document,
         mentions=tuple(m for m in stated if m.finding in knowledge.findings),
