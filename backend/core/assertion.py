@@ -22,6 +22,10 @@ _LIST_CONTINUES = frozenset({"de", "d", "ni", "ou", "non", "aucun", "aucune", "p
 _NOUN_MARKERS = frozenset({"de", "d", "des", "du", "un", "une", "la", "le", "l", "les"})
 _PRONOUNS = frozenset({"j", "je", "il", "elle", "on", "ils", "elles", "ca", "c", "tu"})
 _PRONOUNS_BEFORE_VERB = frozenset({"y", "en", "n"})
+_AUXILIARIES = frozenset(
+    {"ai", "a", "suis", "est", "n", "ne", "m", "me", "s", "se", "y", "en", "l", "le", "la", "les", "fus"}
+)
+_IMPERFECT = ("ais", "ait", "aient")
 _HAVE = frozenset({"ai", "a", "ont", "as"})
 _AFTER_PRESENT_HAVE = _NOUN_MARKERS | {"mal", "tres", "froid", "chaud", "envie", "encore", "toujours", "maintenant"}
 _ENDS_AFTER_NEGATION = frozenset(
@@ -266,11 +270,15 @@ def _is_now(start: int, end: int, context: Context) -> bool:
     """
     for index in range(start, end - 1):
         if context.word(index) == "et" and context.word(index + 1) in _PRONOUNS:
-            verb = index + 3 if context.word(index + 2) in _PRONOUNS_BEFORE_VERB else index + 2
-            if context.word(verb) in _HAVE and context.word(verb + 1) in _AFTER_PRESENT_HAVE:
+            have = index + 3 if context.word(index + 2) in _PRONOUNS_BEFORE_VERB else index + 2
+            if context.word(have) in _HAVE and context.word(have + 1) in _AFTER_PRESENT_HAVE:
                 return True
     after_comma = False
     for index in range(start, end):
+        if context.word(index) == "," and context.word(index + 1) in ("je", "il", "elle"):
+            verb = context.word(index + 2)  # "après un accident il y a deux mois, je bois sans arrêt"
+            if verb not in _AUXILIARIES and not verb.endswith(_IMPERFECT):
+                return True
         after_comma = after_comma or context.word(index) == ","
         if after_comma and context.word(index) in context.present_be:
             return context.word(index + 1) not in context.past_with_be and context.word(index - 1) not in ("s", "c")

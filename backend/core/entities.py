@@ -10,6 +10,8 @@ from enum import StrEnum
 
 NAMED = "named_"
 """Prefix of the findings that are the names of diseases."""
+FAMILY_HISTORY = "family_"
+"""Prefix of the findings that say what relatives have or had."""
 
 
 class State(StrEnum):

@@ -122,6 +122,10 @@ class Knowledge:
         """Whether a finding is a time course or a trigger."""
         return self.findings[finding].kind is Kind.COURSE
 
+    def is_about_others(self, finding: str) -> bool:
+        """Whether a finding lies in somebody else's illness."""
+        return self.findings[finding].about_others
+
     def ancestors(self, finding: str) -> tuple[str, ...]:
         """The parents of a finding, nearest first."""
         line = []

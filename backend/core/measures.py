@@ -20,8 +20,12 @@ _DAYS_PER_UNIT = {
 _SINCE = (("depuis",), ("ca", "fait"), ("voila",), ("cela", "fait"), ("dure",), ("pendant",))
 _AGO = (("il", "y", "a"), ("y", "a"))
 _FEVER_WORDS = frozenset({"fievre", "temperature", "thermometre", "celsius", "degres", "degre"})
-_BEGAN = frozenset({"commence", "commencee", "debute", "demarre", "apparu", "apparue", "apparus", "apparues", "declenche"})
-_NO_TEMPERATURE = frozenset({"pouls", "coeur", "battements", "pulsations", "pointure", "taille", "glycemie", "saturation"})
+_BEGAN = frozenset(
+    {"commence", "commencee", "debute", "demarre", "apparu", "apparue", "apparus", "apparues", "declenche", "change"}
+)
+_NO_TEMPERATURE = frozenset(
+    {"pouls", "coeur", "battements", "pulsations", "pointure", "taille", "glycemie", "saturation"}
+)
 _BEFORE_BARE = frozenset({"a", "ai", "", ",", "."})
 _AFTER_BARE = frozenset({"", ",", ".", "!", "depuis", "ce", "hier", "et", "cette"})
 _LOWEST_C, _HIGHEST_C = 33.0, 43.0

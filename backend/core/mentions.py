@@ -24,6 +24,7 @@ _APART = frozenset({"sans", "ni"})
 _COORDINATORS = frozenset({"et", "ou", "ni"})
 _JOINTS = frozenset({"et", "ou", "ni", ","})
 _SUBJECTS = frozenset({"j", "je", "il", "elle", "on", "ca", "c", "ils", "elles"})
+_TAKES_UP = frozenset({"qui", "elle", "il", "elles", "ils", "ca"})  # "ma jambe a été écrasée, elle est dure"
 _MOST_LIGHT_WORDS = 6
 _MOST_LIGHT_WORDS_IN_PHRASE = 2
 _LONGEST_LIST = 24
@@ -42,6 +43,10 @@ class Kin(Protocol):
 
     def is_course(self, finding: str) -> bool:
         """Whether it is a time course or a trigger, which lives beside a symptom ("douleur brutale")."""
+        ...
+
+    def is_about_others(self, finding: str) -> bool:
+        """Whether it lies in somebody else's illness, which is theirs too ("ma mère est asthmatique")."""
         ...
 
 
@@ -213,12 +218,14 @@ def _stands_close(
     foreign = light = 0
     for index in gap:
         word = sentence.tokens[index].word
-        if word in _BREAKERS or (not several and word == ",") or (word in _APART and not wording.ordered):
+        follows = sentence.tokens[index + 1].word
+        parts = word == "," and not (several and follows in _TAKES_UP)
+        if word in _BREAKERS or parts or (word in _APART and not wording.ordered):
             return False
         if word in _COORDINATORS:
             then = next(i for i in range(index + 1, tokens[-1] + 1) if i in own or _tells(i, sentence, lexicon))
             reaches = several or then in own or any(key in lists.heads for key in sentence.keys[tokens[0]])
-            if sentence.tokens[index + 1].word in _SUBJECTS or not reaches:
+            if follows in _SUBJECTS or not reaches:
                 return False
         elif word in lexicon.light or word in NEGATORS or word in _TIME_UNITS or not word[0].isalpha():
             light += 1
@@ -279,7 +286,7 @@ def _swallows(bigger: _Match, smaller: _Match, shared: set[int], kin: Kin) -> bo
         return False
     if one in kin.relatives(other):
         return True
-    return not (bigger.coordinated or kin.is_course(one) or kin.is_course(other))
+    return not (bigger.coordinated or kin.is_course(one) or kin.is_course(other) or kin.is_about_others(one))
 
 
 def _to_mention(sentence: Sentence, match: _Match) -> Mention:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from backend.core.assertion import Context, assert_mention
 from backend.core.cues import Cue, CueKind
-from backend.core.entities import NAMED, Mention, Patient, Span, State
+from backend.core.entities import FAMILY_HISTORY, NAMED, Mention, Patient, Span, State
 from backend.core.knowledge import Knowledge
 from backend.core.measures import Measure, Unit, find_measures
 from backend.core.mentions import Lists, Sentence, find_mentions, split_sentences
@@ -56,6 +56,8 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
     for index, mention in enumerate(asserted):
         shared = mention.finding in knowledge.findings and knowledge.findings[mention.finding].about_others
         person = "" if people.is_patient(index) else people.of_mention[index]
+        if mention.finding.startswith(FAMILY_HISTORY) and people.of_mention[index] == people.patient != "":
+            continue  # "mon fils est asthmatique": his own asthma, when he is the patient
         state = State.OTHER if person and mention.state in (State.PRESENT, State.PAST) else mention.state
         stated.append(replace(mention, person="" if shared else person, state=state))
     return Reading(
