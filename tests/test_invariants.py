@@ -134,7 +134,8 @@ def test_a_red_flag_that_has_passed_keeps_its_level(ending: str) -> None:
     for rule in base().red_flags:
         for case in rule.positive:
             patient = Patient(case.age, case.sex, case.pregnant)
-            assert level(f"{case.text} {ending}", patient) >= level(case.text, patient), case.text
+            text = case.text if case.text[-1] in ".!?" else f"{case.text}."
+            assert level(f"{text} {ending}", patient) >= level(text, patient), text
 
 
 # --- 2. weights add up -----------------------------------------------------------------------------------------------

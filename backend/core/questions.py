@@ -72,7 +72,7 @@ def _missing_links(rule: RedFlag, spoken_of: frozenset[str], patient: Patient) -
         if condition.texts or condition.pregnant or not _may_concern(condition, patient):
             continue
         missing = [wanted for wanted in condition.findings if not spoken_of.intersection(wanted)]
-        if len(missing) == 1 and len(condition.findings) > 1:
+        if len(missing) == 1:
             yield from missing[0]
 
 
