@@ -71,15 +71,15 @@ def band_of(age: float) -> int:
 class Parameters:
     """The few global numbers of the ranking; the effect of each is in `docs/log.md`."""
 
-    p_other: float = 0.10
+    p_other: float = 0.05
     """Prior share of consultations whose cause is outside the base."""
-    prior_power: float = 0.5
+    prior_power: float = 0.4
     """Prevalence is raised to this power: patients who write are not a random sample of consultations."""
     calibration: float = 0.75
     """Every weight is multiplied by this."""
     group_damping: float = 0.7
     """Share of its weight that the second finding of a group keeps (its square for the third, and so on)."""
-    said: float = 0.3
+    said: float = 0.4
     """How often patients mention a finding that they have, as far as silence counts."""
     said_obligate: float = 0.8
     """The same for what defines a disease ("pregnancy")."""
@@ -93,7 +93,7 @@ class Parameters:
     """Most that the mere name of a disease may weigh for it, in nats."""
     background_kinds: float = 0.8
     """Share of its weight that a risk factor or a known disease keeps: it is background, not a symptom."""
-    background_floor: tuple[float, float, float, float, float] = (0.05, 0.03, 0.02, 0.01, 0.005)
+    background_floor: tuple[float, float, float, float, float] = (0.025, 0.015, 0.01, 0.005, 0.0025)
     """Least background rate of a finding, by importance 1 to 5."""
 
 

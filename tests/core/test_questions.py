@@ -45,5 +45,5 @@ def test_i_do_not_know_is_an_answer(diagnoser: Diagnoser) -> None:
 @pytest.mark.parametrize(("age", "asked"), [(None, False), (40.0, False), (0.5, True)])
 def test_alarm_questions_fit_the_age(diagnoser: Diagnoser, age: float | None, *, asked: bool) -> None:
     """A rule for children is only asked about where the patient is known to be one."""
-    questions = diagnoser.assess("De la toux, le nez qui coule et ça siffle.", Patient(age=age)).questions
+    questions = diagnoser.assess("Il tousse et il a du mal à respirer.", Patient(age=age)).questions
     assert any("enfant qui lutte pour respirer" in question.why for question in questions) is asked
