@@ -68,6 +68,7 @@ class Knowledge:
     numbers: Mapping[str, int]
     distributive: frozenset[str]
     sites: frozenset[str]
+    genders: Mapping[str, str]
     lexicon: Lexicon
 
     @cached_property
@@ -202,6 +203,7 @@ def _load(folder: Path) -> Knowledge:
         numbers=french.numbers,
         distributive=frozenset(lexicon.key(word) for word in french.distributive),
         sites=frozenset(french.sites),
+        genders={noun: gender for gender, nouns in french.nouns.items() for noun in nouns},
         lexicon=lexicon,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
 
@@ -25,6 +25,8 @@ _COORDINATORS = frozenset({"et", "ou", "ni"})
 _JOINTS = frozenset({"et", "ou", "ni", ","})
 _SUBJECTS = frozenset({"j", "je", "il", "elle", "on", "ca", "c", "ils", "elles"})
 _TAKES_UP = frozenset({"qui", "elle", "il", "elles", "ils", "ca"})  # "ma jambe a été écrasée, elle est dure"
+_GENDERS = {"il": "m", "ils": "m", "elle": "f", "elles": "f"}
+_MOST_TAKEN_UP = 3
 _MOST_LIGHT_WORDS = 6
 _MOST_LIGHT_WORDS_IN_PHRASE = 2
 _LONGEST_LIST = 24
@@ -68,26 +70,57 @@ class _Match:
 class Sentence:
     """The tokens of one sentence, the keys each may stand for, and its words with typing errors in cues mended.
 
-    `first` is the index in the document of the first token.
+    `first` is the index in the document of the first token. `stands_for` gives the keys of the nouns that a pronoun may
+    take up, by index in the sentence ("mon genou a doublé. Il est rouge").
     """
 
     first: int
     tokens: tuple[Token, ...]
     keys: tuple[tuple[str, ...], ...]
     words: tuple[str, ...]
+    stands_for: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
-def split_sentences(document: Document, lexicon: Lexicon, cue_words: Container[str]) -> tuple[Sentence, ...]:
+@dataclass(frozen=True, slots=True)
+class Nouns:
+    """What pronouns may stand for: the `genders` ("m", "f") of things that are told of, and the names of `relatives`."""
+
+    genders: Mapping[str, str]
+    relatives: Container[str]
+
+
+def split_sentences(
+    document: Document, lexicon: Lexicon, cue_words: Container[str], nouns: Nouns
+) -> tuple[Sentence, ...]:
     """The sentences of a document, with every word read through the lexicon."""
     sentences: list[Sentence] = []
+    before: Sequence[str] = ()
     for _, group in groupby(enumerate(document.tokens), key=lambda item: item[1].sentence):
         numbered = [(index, token) for index, token in group if token.word not in SENTENCE_ENDS]
         if numbered:
             tokens = tuple(token for _, token in numbered)
             keys = tuple(lexicon.readings(token.word) for token in tokens)
             words = tuple(_mended(token.word, lexicon, cue_words) for token in tokens)
-            sentences.append(Sentence(numbered[0][0], tokens, keys, words))
+            sentences.append(Sentence(numbered[0][0], tokens, keys, words, _taken_up(words, before, lexicon, nouns)))
+            before = words
     return tuple(sentences)
+
+
+def _taken_up(
+    words: Sequence[str], before: Sequence[str], lexicon: Lexicon, nouns: Nouns
+) -> dict[int, tuple[str, ...]]:
+    """The nouns that each il and elle of a sentence may stand for: those told of just before, unless it is a person."""
+    found: dict[int, tuple[str, ...]] = {}
+    told = [word for word in before if word in nouns.genders]
+    for index, word in enumerate(words):
+        if word in nouns.relatives:
+            break
+        if word in nouns.genders:
+            told.append(word)
+        gender = _GENDERS.get(word)
+        if gender and (meant := [noun for noun in told if nouns.genders[noun] == gender]):
+            found[index] = tuple(dict.fromkeys(lexicon.key(noun) for noun in meant[-_MOST_TAKEN_UP:]))
+    return found
 
 
 def _mended(word: str, lexicon: Lexicon, cue_words: Container[str]) -> str:
@@ -128,8 +161,10 @@ def _matches(sentence: Sentence, lexicon: Lexicon, lists: Lists) -> list[_Match]
                 every[key].append(index)
                 if token.word not in lexicon.light:
                     telling[key].append(index)
+            for key in sentence.stands_for.get(index, ()):
+                telling[key].append(index)
     matches = []
-    for key in list(every):
+    for key in (*every, *(key for key in telling if key not in every)):
         for wording in lexicon.by_anchor.get(key, ()):
             places = every if wording.phrase else telling
             for other in wording.keys:
@@ -209,12 +244,11 @@ def _stands_close(
     if wording.phrase:
         most = _MOST_LIGHT_WORDS_IN_PHRASE * (len(tokens) - 1)
         return len(gap) <= most and all(sentence.tokens[i].word in lexicon.light for i in gap)
+    if _are_two_places(tokens, sentence, lists):
+        return False
     if _is_list(tokens, gap, sentence, lexicon, lists):
         return True
     several = len(wording.keys) > 2 and not wording.ordered
-    places = all(sentence.tokens[index].word in lists.sites for index in tokens)
-    if places and any(sentence.tokens[index].word in _JOINTS for index in gap):
-        return False  # "le sein et le creux de l'estomac": two places, no hollow in the breast
     foreign = light = 0
     for index in gap:
         word = sentence.tokens[index].word
@@ -238,16 +272,21 @@ def _tells(index: int, sentence: Sentence, lexicon: Lexicon) -> bool:
     return sentence.tokens[index].word not in lexicon.light
 
 
+def _are_two_places(tokens: tuple[int, ...], sentence: Sentence, lists: Lists) -> bool:
+    """As the "bas" and "ventre" of "mal au bas du dos et au ventre", or "le sein et le creux de l'estomac"."""
+    places = [index for index in tokens if not any(key in lists.heads for key in sentence.keys[index])]
+    if len(places) < 2 or any(sentence.tokens[index].word not in lists.sites for index in places):
+        return False
+    return any(sentence.tokens[index].word in ("et", ",", "ni") for index in range(places[0], places[-1]))
+
+
 def _is_list(tokens: tuple[int, ...], gap: Sequence[int], sentence: Sentence, lexicon: Lexicon, lists: Lists) -> bool:
     """Whether a head and its place stand at the two ends of a list of places, commas included."""
     heads = [index for index in tokens if any(key in lists.heads for key in sentence.keys[index])]
     if len(gap) > _LONGEST_LIST or len(heads) != 1 or heads[0] not in (tokens[0], tokens[-1]):
         return False
-    places = [index for index in tokens if index not in heads]
-    if not places or any(sentence.tokens[index].word not in lists.sites for index in places):
+    if any(sentence.tokens[index].word not in lists.sites for index in tokens if index not in heads):
         return False
-    if any(sentence.tokens[index].word in _JOINTS for index in range(places[0], places[-1])):
-        return False  # "bas" and "ventre" of "le bas du dos et le ventre" are two places
     for index in gap:
         word = sentence.tokens[index].word
         if word in _SUBJECTS or not (word in lexicon.light or word in lists.sites or word in _JOINTS):

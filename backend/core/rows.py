@@ -127,5 +127,6 @@ class FrenchRow(_Row):
     families: dict[str, list[str]]
     distributive: list[str]
     sites: list[str]
+    nouns: dict[Literal["m", "f"], list[str]]
     sms: dict[str, str]
     numbers: dict[str, int]

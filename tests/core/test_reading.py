@@ -1,0 +1,66 @@
+"""Reading whole messages: lists of places, pronouns, who is ill, what is over and what goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.core.diagnose import Diagnoser
+from backend.core.entities import Patient
+
+
+def read(diagnoser: Diagnoser, text: str) -> dict[str, str]:
+    """Finding -> state, the present winning."""
+    states: dict[str, str] = {}
+    for o in diagnoser.assess(text, Patient()).observations:
+        if states.get(o.finding.id) != "present":
+            states[o.finding.id] = o.state.value
+    return states
+
+
+@pytest.mark.parametrize(
+    ("text", "finding", "state"),
+    [
+        ("J'ai mal à la gorge, au ventre et dans le dos.", "abdominal_pain", "present"),
+        ("J'ai la tête, le cou et le dos qui me font mal.", "neck_pain", "present"),
+        ("J'ai mal en bas de la poitrine et au ventre.", "lower_abdominal_pain", None),
+        ("J'ai mal au genou, pas au dos.", "low_back_pain", None),
+        ("Mon nez coule ou se bouche.", "nasal_congestion", "present"),
+        ("Pas de pertes ni de démangeaisons.", "vaginal_discharge", "absent"),
+        ("J'ai des pertes de mémoire.", "vaginal_discharge", None),
+        ("J'ai des vertiges sans maux de tête.", "headache", "absent"),
+        ("Je ne supporte plus les maux de tête.", "unilateral_headache", None),
+        ("J'ai de la toux. Elle est sèche.", "dry_cough", "present"),
+        ("J'ai mal au genou. Depuis hier il est rouge et gonflé.", "joint_swelling", "present"),
+        ("Mon fils a de la fièvre. Il tousse.", "cough", "present"),
+        ("Ma mère est inquiète. J'ai mal au bras.", "arm_pain", "present"),
+        ("Mon fils a de la fièvre et il a fait une convulsion l'an dernier.", "fever", "present"),
+        ("L'an dernier j'ai eu une pneumonie et j'ai toussé un mois.", "cough", "past"),
+        ("Je suis allé en Guinée le mois dernier et j'ai de la fièvre.", "fever", "present"),
+        ("Les plaies dans la bouche ont commencé il y a quatre mois.", "mouth_sores", "present"),
+        ("Mon bébé est né il y a 8 semaines, il a de la fièvre.", "fever", "present"),
+        ("J'ai lu des horreurs sur les convulsions.", "seizure", "unknown"),
+        ("Ma mère est asthmatique. Je tousse.", "family_asthma", "other"),
+        ("Mon fils est asthmatique, il siffle en respirant.", "asthma_history", "present"),
+        ("Il ne boite pas le matin.", "limping", "absent"),
+        ("Mon pouls est à 42.", "fever", None),
+    ],
+)
+def test_a_message_is_read_as_it_is_meant(diagnoser: Diagnoser, text: str, finding: str, state: str | None) -> None:
+    """The state of one finding; None when the message does not say it."""
+    assert read(diagnoser, text).get(finding) == state
+
+
+def test_family_history_weighs(diagnoser: Diagnoser) -> None:
+    """What relatives have is told as theirs, and counts as the patient's risk."""
+    alone = diagnoser.assess("Je tousse la nuit et ça siffle.", Patient(20), (), 10)
+    with_family = diagnoser.assess("Je tousse la nuit et ça siffle. Ma mère est asthmatique.", Patient(20), (), 10)
+    p = {c.pathology.id: c.probability for c in alone.differential}
+    q = {c.pathology.id: c.probability for c in with_family.differential}
+    assert q["chronic_asthma"] > p["chronic_asthma"]
+
+
+@pytest.mark.parametrize("who", ["Ma grand-mère", "Mamie"])
+def test_a_grandmother_is_old(diagnoser: Diagnoser, who: str) -> None:
+    """No age said: the rules for the old apply."""
+    triage = diagnoser.assess(f"{who} a de la diarrhée depuis hier.", Patient()).triage
+    assert "diarrhea_vomiting_over_75" in {reason.rule for reason in triage.reasons}
