@@ -70,8 +70,8 @@ class _Match:
 class Sentence:
     """The tokens of one sentence, the keys each may stand for, and its words with typing errors in cues mended.
 
-    `first` is the index in the document of the first token. `stands_for` gives the keys of the nouns that a pronoun may
-    take up, by index in the sentence ("mon genou a doublé. Il est rouge").
+    `first` is the index in the document of the first token. `stands_for` gives the keys of the nouns that a pronoun
+    may take up, by index in the sentence ("mon genou a doublé. Il est rouge").
     """
 
     first: int
@@ -83,7 +83,7 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Nouns:
-    """What pronouns may stand for: the `genders` ("m", "f") of things that are told of, and the names of `relatives`."""
+    """What pronouns may stand for: the `genders` ("m", "f") of things told of, and the names of `relatives`."""
 
     genders: Mapping[str, str]
     relatives: Container[str]
