@@ -17,7 +17,7 @@ from backend.core.lexicon import expand
 from backend.core.text import plain
 
 _SENTENCES = Path(__file__).parent / "sentences"
-_PRONOUN = re.compile(r"\b(il|elle|ils|elles) (?!y |faut |fait )")
+_PRONOUN = re.compile(r"\b(il|elle|ils|elles) (?!y |faut |fait |parait |semble )")
 _FRAMES = ("J'ai {x}.", "{x}.", "Depuis hier {x}.", "Il y a aussi {x}.", "Je n'ai pas de {x}.", "J'ai peut-être {x}.")
 _SMS = {
     "j'ai": "g", "J'ai": "G", "c'est": "c", "pas": "pa", "que": "ke", "qui": "ki", "avec": "ac", "dans": "ds",

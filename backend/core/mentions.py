@@ -26,6 +26,7 @@ _JOINTS = frozenset({"et", "ou", "ni", ","})
 _SUBJECTS = frozenset({"j", "je", "il", "elle", "on", "ca", "c", "ils", "elles"})
 _TAKES_UP = frozenset({"qui", "elle", "il", "elles", "ils", "ca"})  # "ma jambe a été écrasée, elle est dure"
 _GENDERS = {"il": "m", "ils": "m", "elle": "f", "elles": "f"}
+_AFTER_IMPERSONAL = frozenset({"y", "faut", "fallait", "faudrait", "fait", "parait", "semble", "suffit"})
 _MOST_TAKEN_UP = 3
 _MOST_LIGHT_WORDS = 6
 _MOST_LIGHT_WORDS_IN_PHRASE = 2
@@ -117,7 +118,8 @@ def _taken_up(
             break
         if word in nouns.genders:
             told.append(word)
-        gender = _GENDERS.get(word)
+        impersonal = index + 1 < len(words) and words[index + 1] in _AFTER_IMPERSONAL
+        gender = None if impersonal else _GENDERS.get(word)
         if gender and (meant := [noun for noun in told if nouns.genders[noun] == gender]):
             found[index] = tuple(dict.fromkeys(lexicon.key(noun) for noun in meant[-_MOST_TAKEN_UP:]))
     return found

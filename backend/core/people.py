@@ -235,6 +235,7 @@ def _follows_relative(
 ) -> bool:
     return any(
         0 <= measure.start - (sentence.first + cue.end) <= 4
+        and measure.start < sentence.first + len(sentence.tokens)
         for sentence, found in zip(sentences, found_cues, strict=True)
         for cue in _relatives(sentence, found, cues)
     )
