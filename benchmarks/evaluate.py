@@ -74,7 +74,8 @@ def _told(diagnoser: Diagnoser) -> Figures:
         hits = sum(e["origin"] in order[:top] for e, order in zip(examples, orders, strict=True))
         told.shares[f"first {top}"] = (hits, len(examples))
     figures, _ = evaluate_replies(EMBEDDED_MODEL, examples)
-    told.counts = {f"replies: {key}": float(value) for key, value in figures.items()}
+    numbers = {key: value for key, value in figures.items() if isinstance(value, int | float)}
+    told.counts = {f"replies: {key}": float(value) for key, value in numbers.items()}
     return told
 
 

@@ -234,8 +234,7 @@ def _follows_relative(
     measure: Measure, sentences: Sequence[Sentence], found_cues: Sequence[Mapping[CueKind, list[Cue]]], cues: Cues
 ) -> bool:
     return any(
-        0 <= measure.start - (sentence.first + cue.end) <= 4
-        and measure.start < sentence.first + len(sentence.tokens)
+        0 <= measure.start - (sentence.first + cue.end) <= 4 and measure.start < sentence.first + len(sentence.tokens)
         for sentence, found in zip(sentences, found_cues, strict=True)
         for cue in _relatives(sentence, found, cues)
     )
