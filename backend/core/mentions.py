@@ -174,6 +174,8 @@ def _matches(sentence: Sentence, lexicon: Lexicon, lists: Lists) -> list[_Match]
                     break
             else:
                 for anchor in places[key]:
+                    if len(wording.keys) == 1 and key in sentence.stands_for.get(anchor, ()):
+                        continue  # "pas de fièvre, elle joue": the pronoun alone says nothing
                     if match := _match(wording, key, anchor, places, sentence, lexicon, lists):
                         matches.append(match)
     return matches

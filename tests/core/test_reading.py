@@ -30,6 +30,7 @@ def read(diagnoser: Diagnoser, text: str) -> dict[str, str]:
         ("J'ai des vertiges sans maux de tête.", "headache", "absent"),
         ("Je ne supporte plus les maux de tête.", "unilateral_headache", None),
         ("J'ai de la toux. Elle est sèche.", "dry_cough", "present"),
+        ("Pas de fièvre, elle joue quand même.", "fever", "absent"),
         ("J'ai mal au genou. Depuis hier il est rouge et gonflé.", "joint_swelling", "present"),
         ("Mon fils a de la fièvre. Il tousse.", "cough", "present"),
         ("Ma mère est inquiète. J'ai mal au bras.", "arm_pain", "present"),
