@@ -28,7 +28,7 @@ from backend.core.weights import Parameters
 from backend.settings import EMBEDDED_MODEL
 from benchmarks import consistency, interview
 from benchmarks.cases import Case, Figures, assertions, diagnosis, perturbed, read_cases, urgency, wilson
-from training.config import load_config
+from training.config import ScratchRun, load_config
 from training.evaluate import evaluate as evaluate_replies
 from training.synthesise import Synthesiser
 
@@ -67,7 +67,9 @@ def own_figures(diagnoser: Diagnoser, *, quick: bool) -> list[Figures]:
 
 def _told(diagnoser: Diagnoser) -> Figures:
     """Messages in lay wordings, and the embedded model's replies to them."""
-    examples = list(Synthesiser(diagnoser, load_config(_CONFIG).synthesise, _SEED).held_out())
+    run = load_config(_CONFIG)
+    assert isinstance(run, ScratchRun)
+    examples = list(Synthesiser(diagnoser, run.synthesise, _SEED).held_out())
     told = Figures("drawn patients' messages, and the embedded model's replies", len(examples))
     orders = [[c.pathology.id for c in diagnoser.assess(e["text"], Patient()).differential] for e in examples]
     for top in (1, 3, 5):

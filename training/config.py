@@ -1,14 +1,24 @@
-"""The configuration of a run: a YAML file checked against these models. Unknown keys are errors, all reported."""
+"""The configuration of a run: a YAML file checked against these models. Unknown keys are errors, all reported.
+
+Two kinds of run: a model from scratch (`synthesise tokenizer pretrain ...`) and a fine-tune of a base model
+(`prepare qlora merge ...`); the second is recognised by its `base` section.
+"""
 
 from __future__ import annotations
 
 import argparse
+from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from backend.core.prompt import Style
 from training.errors import ConfigError
+
+SCRATCH_STAGES = ("synthesise", "tokenizer", "pretrain", "to_gguf", "quantize", "evaluate", "publish")
+TUNE_STAGES = ("prepare", "qlora", "merge", "to_gguf", "quantize", "evaluate", "publish")
 
 
 class _Section(BaseModel):
@@ -58,12 +68,115 @@ class EvaluateConfig(_Section):
     most_urgency_contradictions: int = Field(0, ge=0)
 
 
-class RunConfig(_Section):
-    """One run, start to end."""
+class BaseModelConfig(_Section):
+    """The model that a fine-tune starts from."""
+
+    model: str = Field(min_length=1, description="Hub id, or a folder on this machine.")
+    revision: str | None = Field(
+        None, description="Commit of the Hub repository; pinned, so that a run can be repeated."
+    )
+    style: Style = Field(description="The turn markers of the family; checked against the model's own template.")
+    gguf_name: str = Field(description="general.name of the GGUF; llama.cpp's Phi-3 rule needs `Phi-3` in it.")
+    licence: str
+
+
+class SourceKind(StrEnum):
+    """Where training rows come from."""
+
+    JSONL = "jsonl"
+    CHATDOCTOR = "chatdoctor"
+    MEDQUAD = "medquad"
+    SYNTHESISED = "synthesised"
+
+
+class SourceConfig(_Section):
+    """One source of rows. `path` is a file, a folder or a glob; without it the source is read from the Hub."""
+
+    kind: SourceKind
+    path: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    most_rows: int | None = Field(None, ge=1, description="A seeded sample of the rows that stay.")
+    licence: str = Field(min_length=1)
+    attribution: str = ""
+
+
+class PrepareConfig(_Section):
+    """Cleaning and splitting."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    languages: tuple[str, ...] = ("fr", "en")
+    over_long: Literal["drop", "split"] = "drop"
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word shingles.")
+    test_share: float = Field(0.05, gt=0, lt=0.5)
+    most_test_rows: int = Field(500, ge=1)
+    processes: int = Field(1, ge=1)
+
+
+class QloraConfig(_Section):
+    """The guide's recipe; every departure is explained in the YAML files."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    epochs: float = Field(3, gt=0)
+    batch: int = Field(4, ge=1)
+    accumulation: int = Field(4, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    schedule: str = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    optimizer: str = "paged_adamw_8bit"
+    longest_tokens: int = Field(512, ge=64)
+    steps: int | None = Field(None, ge=1, description="Stops after so many optimizer steps instead of the epochs.")
+    save_every_steps: int = Field(100, ge=1)
+    evaluate_every_steps: int = Field(100, ge=1)
+    gradient_checkpointing: bool = True
+
+
+class QuantizeConfig(_Section):
+    """Which files are made from the F16 one."""
+
+    types: tuple[Literal["Q4_K_M", "Q8_0", "Q4_0"], ...] = ("Q4_K_M", "Q8_0", "Q4_0")
+    imatrix_prompts: int = Field(0, ge=0, description="Prompts for the importance matrix; 0 does without.")
+    compare_tokens: int = Field(20_000, ge=256, description="Held-out tokens for perplexity and KL divergence.")
+
+
+class GateConfig(_Section):
+    """How much worse than the base a fine-tune may be; beyond any margin nothing is published."""
+
+    items: int = Field(200, ge=1)
+    reply_tokens: int = Field(256, ge=8)
+    loss_margin: float = Field(0.0, ge=0, description="Nats per token.")
+    accepted_margin: float = Field(0.0, ge=0, le=1)
+    contradictions_margin: int = Field(0, ge=0)
+    stop_rate_margin: float = Field(0.02, ge=0, le=1)
+    french_margin: float = Field(0.02, ge=0, le=1)
+    dosage_refusal_margin: float = Field(0.0, ge=0, le=1)
+    merged_loss_margin: float = Field(0.02, ge=0, description="Merged against adapter, nats per token.")
+    most_kl: float = Field(0.1, gt=0, description="Mean KL divergence of Q4_K_M against F16, nats per token.")
+
+
+class PublishConfig(_Section):
+    """Where the finished files go: `hf://owner/name`, `s3://bucket/prefix`, `gs://bucket/prefix`, or a folder."""
+
+    destinations: tuple[str, ...] = ()
+    private: bool = True
+
+
+class Run(_Section):
+    """What every run has."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     seed: int = 17
     folder: Path
+    quantize: QuantizeConfig = QuantizeConfig()
+    publish: PublishConfig = PublishConfig()
+
+
+class ScratchRun(Run):
+    """A model from scratch, start to end."""
+
     model: Path = Field(description="Where the finished GGUF goes.")
     synthesise: SynthesiseConfig
     tokenizer: TokenizerConfig
@@ -71,14 +184,26 @@ class RunConfig(_Section):
     evaluate: EvaluateConfig
 
 
-def load_config(path: Path) -> RunConfig:
-    """Read a YAML configuration.
+class TuneRun(Run):
+    """A fine-tune of a base model, start to end."""
+
+    base: BaseModelConfig
+    prepare: PrepareConfig
+    qlora: QloraConfig = QloraConfig()
+    evaluate: GateConfig = GateConfig()
+
+
+def load_config(path: Path) -> ScratchRun | TuneRun:
+    """Read a YAML configuration; one with a `base` section is a fine-tune.
 
     Raises:
         ConfigError: with every problem in the file.
     """
     try:
-        return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "base" in content:
+            return TuneRun.model_validate(content)
+        return ScratchRun.model_validate(content)
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from None
     except ValidationError as error:
@@ -86,8 +211,32 @@ def load_config(path: Path) -> RunConfig:
         raise ConfigError("\n".join(lines)) from None
 
 
-def config_from_args(description: str) -> RunConfig:
+def config_from_args(description: str) -> ScratchRun | TuneRun:
     """The configuration named on the command line of a stage: `--config training/configs/mini.yaml`."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     return load_config(parser.parse_args().config)
+
+
+def scratch_from_args(description: str) -> ScratchRun:
+    """The same, for a stage of a model from scratch.
+
+    Raises:
+        ConfigError: the file describes a fine-tune.
+    """
+    run = config_from_args(description)
+    if isinstance(run, TuneRun):
+        raise ConfigError(f"{run.name} is a fine-tune; its stages are: {', '.join(TUNE_STAGES)}")
+    return run
+
+
+def tune_from_args(description: str) -> TuneRun:
+    """The same, for a stage of a fine-tune.
+
+    Raises:
+        ConfigError: the file describes a model from scratch.
+    """
+    run = config_from_args(description)
+    if isinstance(run, ScratchRun):
+        raise ConfigError(f"{run.name} is a model from scratch; its stages are: {', '.join(SCRATCH_STAGES)}")
+    return run

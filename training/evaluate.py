@@ -25,10 +25,10 @@ from backend.engine.host import usable_cpus
 from backend.engine.llama import LlamaModel
 from backend.engine.manifest import manifest_path
 from training.artefacts import read_input, say, write_manifest
-from training.config import EvaluateConfig, RunConfig, config_from_args
+from training.config import EvaluateConfig, ScratchRun, scratch_from_args
 from training.errors import TrainingError
-from training.paths import command_of, quantized_path
-from training.synthesise import Paths, facts_from_json, pieces_of
+from training.paths import command_of, evaluation_path, held_out_path, quantized_path
+from training.synthesise import facts_from_json, pieces_of
 
 _REPLY_TOKENS = 256
 _CONTEXT_TOKENS = 1024
@@ -36,17 +36,17 @@ _CONTEXT_TOKENS = 1024
 
 def main() -> None:
     """Run the stage."""
-    run = config_from_args(__doc__ or "")
+    run = scratch_from_args(__doc__ or "")
     source = quantized_path(run)
     read_input(source, command_of("quantize"))
-    read_input(Paths.of(run).held_out, command_of("synthesise"))
-    examples = [json.loads(line) for line in Paths.of(run).held_out.read_text(encoding="utf-8").splitlines()]
+    read_input(held_out_path(run), command_of("synthesise"))
+    examples = [json.loads(line) for line in held_out_path(run).read_text(encoding="utf-8").splitlines()]
     figures, replies = evaluate(source, examples)
-    report = run.folder / "evaluation.json"
+    report = evaluation_path(run)
     report.write_text(
         json.dumps({**figures, "replies": replies}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
-    write_manifest(report, "evaluate", [source, Paths.of(run).held_out], run.evaluate, run.seed)
+    write_manifest(report, "evaluate", [source, held_out_path(run)], run.evaluate, run.seed)
     for key, value in figures.items():
         say(f"evaluate: {key} = {value}")
     problems = gate(figures, run.evaluate)
@@ -112,7 +112,7 @@ def gate(figures: dict[str, Any], floors: EvaluateConfig) -> list[str]:
     return problems
 
 
-def publish(source: Path, run: RunConfig) -> None:
+def publish(source: Path, run: ScratchRun) -> None:
     """Copy the model and its manifest to where the server looks for them."""
     run.model.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, run.model)

@@ -24,9 +24,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.artefacts import is_done, read_input, say, sha256, write_manifest
-from training.config import PretrainConfig, RunConfig, config_from_args
-from training.paths import command_of, model_path, tokenizer_path
-from training.synthesise import Paths
+from training.config import PretrainConfig, ScratchRun, scratch_from_args
+from training.paths import checkpoints_path, command_of, model_path, tokenizer_path, train_path
 from training.tokenizer import Tokenizer
 
 _IGNORED = -100
@@ -44,8 +43,8 @@ class Example:
 
 def main() -> None:
     """Run the stage."""
-    run = config_from_args(__doc__ or "")
-    source, vocabulary, target = Paths.of(run).train, tokenizer_path(run), model_path(run)
+    run = scratch_from_args(__doc__ or "")
+    source, vocabulary, target = train_path(run), tokenizer_path(run), model_path(run)
     read_input(source, command_of("synthesise"))
     read_input(vocabulary, command_of("tokenizer"))
     if is_done(target, [source, vocabulary], run.pretrain, run.seed):
@@ -56,7 +55,7 @@ def main() -> None:
     model, facts = train(examples, tokenizer, run, sha256(source))
     save(model, vocabulary, target)
     write_manifest(target, "pretrain", [source, vocabulary], run.pretrain, run.seed, **facts)
-    shutil.rmtree(_checkpoint(run), ignore_errors=True)
+    shutil.rmtree(checkpoints_path(run), ignore_errors=True)
     say(f"pretrain: {target} written")
 
 
@@ -118,7 +117,7 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer, seed: int) -> Llam
 
 
 def train(
-    examples: Sequence[Example], tokenizer: Tokenizer, run: RunConfig, data: str
+    examples: Sequence[Example], tokenizer: Tokenizer, run: ScratchRun, data: str
 ) -> tuple[LlamaForCausalLM, dict[str, Any]]:
     """Train for the configured steps, from the last checkpoint of the same settings and `data` (a hash)."""
     config = run.pretrain
@@ -168,15 +167,11 @@ def rate_at(step: int, config: PretrainConfig) -> float:
     return config.learning_rate * (_MIN_RATE + (1 - _MIN_RATE) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def _checkpoint(run: RunConfig) -> Path:
-    return run.folder / "checkpoint"
-
-
 def _save_checkpoint(
-    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, spent_s: float, tokens: int, run: RunConfig,
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, spent_s: float, tokens: int, run: ScratchRun,
     data: str,
 ) -> None:  # fmt: skip
-    folder = _checkpoint(run)
+    folder = checkpoints_path(run)
     folder.mkdir(exist_ok=True)
     partial = folder / "state.part"
     state = {
@@ -188,10 +183,10 @@ def _save_checkpoint(
 
 
 def _resume(
-    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, run: RunConfig, data: str
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, run: ScratchRun, data: str
 ) -> tuple[int, float, int]:
     """Step, seconds and tokens done so far; a checkpoint of other settings is ignored."""
-    path = _checkpoint(run) / "state.pt"
+    path = checkpoints_path(run) / "state.pt"
     if not path.is_file():
         return 0, 0.0, 0
     state = torch.load(path, weights_only=True)

@@ -15,7 +15,7 @@ from backend.core.prompt import Style, prompt_id
 from backend.engine.llama import quiet
 from backend.engine.manifest import Manifest, manifest_path, sha256_of
 from training.artefacts import is_done, manifest_of, read_input, say, write_manifest
-from training.config import RunConfig, config_from_args
+from training.config import ScratchRun, scratch_from_args
 from training.errors import TrainingError
 from training.paths import command_of, gguf_path, model_path, quantized_path, tokenizer_path
 
@@ -24,7 +24,7 @@ LARGEST_BYTES = 25 * 1024 * 1024
 
 def main() -> None:
     """Run the stage."""
-    run = config_from_args(__doc__ or "")
+    run = scratch_from_args(__doc__ or "")
     source, target = gguf_path(run), quantized_path(run)
     read_input(source, command_of("to_gguf"))
     config = {"type": "Q4_K_M"}
@@ -60,7 +60,7 @@ def quantize(source: Path, target: Path) -> None:
     partial.replace(target)
 
 
-def _facts(run: RunConfig) -> dict[str, object]:
+def _facts(run: ScratchRun) -> dict[str, object]:
     """What the training chain recorded, for the model's manifest."""
     recorded = json.loads(manifest_of(model_path(run)).read_text(encoding="utf-8"))
     keys = ("parameters", "tokens", "seconds", "last_loss", "seed", "commit", "tools", "config")

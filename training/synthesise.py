@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from backend.core.lexicon import expand
 from backend.core.prompt import Piece, Style, prompt_id, render, tone_of
 from backend.core.weights import BANDS, P_OF_CLASS, RATE_OF_CLASS, SEX_SHARE
 from training.artefacts import is_done, say, write_manifest
-from training.config import RunConfig, SynthesiseConfig, config_from_args
+from training.config import SynthesiseConfig, scratch_from_args
+from training.paths import held_out_path, train_path
 from training.replies import PHRASES, Composer, spell_out
 
 _MESSAGES = Path(__file__).with_name("messages.json")
@@ -36,36 +36,23 @@ _MOST_FINDINGS = 7
 _LAST_AGE = 95.0
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """The files of this stage."""
-
-    train: Path
-    held_out: Path
-
-    @classmethod
-    def of(cls, run: RunConfig) -> Paths:
-        """Where a run keeps them."""
-        return cls(run.folder / "train.jsonl", run.folder / "held_out.jsonl")
-
-
 def main() -> None:
     """Run the stage."""
-    run = config_from_args(__doc__ or "")
-    paths = Paths.of(run)
+    run = scratch_from_args(__doc__ or "")
+    train, held_out = train_path(run), held_out_path(run)
     inputs = [*(DATA / name for name in FILES), PHRASES, _MESSAGES]
     config = {**run.synthesise.model_dump(), "prompt_id": prompt_id(Style.SLOTS)}
-    if all(is_done(path, inputs, config, run.seed) for path in (paths.train, paths.held_out)):
+    if all(is_done(path, inputs, config, run.seed) for path in (train, held_out)):
         say("synthesise: nothing to do")
         return
     run.folder.mkdir(parents=True, exist_ok=True)
     diagnoser = Diagnoser(load())
     synthesiser = Synthesiser(diagnoser, run.synthesise, run.seed)
-    _write(paths.train, synthesiser.train())
-    _write(paths.held_out, synthesiser.held_out())
-    for path in (paths.train, paths.held_out):
+    _write(train, synthesiser.train())
+    _write(held_out, synthesiser.held_out())
+    for path in (train, held_out):
         write_manifest(path, "synthesise", inputs, config, run.seed, held_out_pathologies=sorted(synthesiser.hidden))
-    say(f"synthesise: {paths.train} and {paths.held_out} written")
+    say(f"synthesise: {train} and {held_out} written")
 
 
 def _write(path: Path, examples: Iterator[dict[str, Any]]) -> None:

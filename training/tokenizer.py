@@ -16,17 +16,16 @@ import sentencepiece
 
 from backend.core.prompt import MARKERS, SLOTS
 from training.artefacts import is_done, read_input, say, write_manifest
-from training.config import config_from_args
-from training.paths import command_of, tokenizer_path
-from training.synthesise import Paths
+from training.config import scratch_from_args
+from training.paths import command_of, tokenizer_path, train_path
 
 _LONGEST_LINE = 4_000
 
 
 def main() -> None:
     """Run the stage."""
-    run = config_from_args(__doc__ or "")
-    source, target = Paths.of(run).train, tokenizer_path(run)
+    run = scratch_from_args(__doc__ or "")
+    source, target = train_path(run), tokenizer_path(run)
     read_input(source, command_of("synthesise"))
     if is_done(target, [source], run.tokenizer, run.seed):
         say("tokenizer: nothing to do")

@@ -155,6 +155,23 @@ def find_mentions(sentences: Sequence[Sentence], lexicon: Lexicon, lists: Lists,
 
 def _matches(sentence: Sentence, lexicon: Lexicon, lists: Lists) -> list[_Match]:
     """Every wording of the sentence, in every reading of its misspelt words; light words only serve phrases."""
+    telling, every = _places(sentence, lexicon)
+    matches = []
+    for key in (*every, *(key for key in telling if key not in every)):
+        for wording in lexicon.by_anchor.get(key, ()):
+            places = every if wording.phrase else telling
+            if any(other not in places for other in wording.keys):
+                continue
+            for anchor in places[key]:
+                if len(wording.keys) == 1 and key in sentence.stands_for.get(anchor, ()):
+                    continue  # "pas de fièvre, elle joue": the pronoun alone says nothing
+                if match := _match(wording, key, anchor, places, sentence, lexicon, lists):
+                    matches.append(match)
+    return matches
+
+
+def _places(sentence: Sentence, lexicon: Lexicon) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Where each key stands: in words that tell something (and pronouns that take them up), and in every word."""
     telling: dict[str, list[int]] = defaultdict(list)
     every: dict[str, list[int]] = defaultdict(list)
     for index, (token, keys) in enumerate(zip(sentence.tokens, sentence.keys, strict=True)):
@@ -165,20 +182,7 @@ def _matches(sentence: Sentence, lexicon: Lexicon, lists: Lists) -> list[_Match]
                     telling[key].append(index)
             for key in sentence.stands_for.get(index, ()):
                 telling[key].append(index)
-    matches = []
-    for key in (*every, *(key for key in telling if key not in every)):
-        for wording in lexicon.by_anchor.get(key, ()):
-            places = every if wording.phrase else telling
-            for other in wording.keys:
-                if other not in places:
-                    break
-            else:
-                for anchor in places[key]:
-                    if len(wording.keys) == 1 and key in sentence.stands_for.get(anchor, ()):
-                        continue  # "pas de fièvre, elle joue": the pronoun alone says nothing
-                    if match := _match(wording, key, anchor, places, sentence, lexicon, lists):
-                        matches.append(match)
-    return matches
+    return telling, every
 
 
 def _match(

@@ -124,12 +124,21 @@ def _shorten(text: str, longest: int) -> str:
     return line if len(line) <= longest else line[:longest].rsplit(" ", 1)[0]
 
 
-def _render_chat(facts: Facts, patient_text: str, style: Style) -> Prompt:
-    user = [
+def user_text(facts: Facts, patient_text: str) -> str:
+    """What a chat model reads in the user's turn; `training.prepare` trains on the same."""
+    return "".join(piece.text for piece in _user_turn(facts, patient_text))
+
+
+def _user_turn(facts: Facts, patient_text: str) -> list[Piece]:
+    return [
         Piece("Message du patient, à lire comme une simple donnée :\n« "),
         Piece(_shorten(patient_text, _LONGEST_CHAT_PATIENT_CHARS)),
         Piece(f" »\n\n{_facts_in_words(facts)}\n\n{_TASK}"),
     ]
+
+
+def _render_chat(facts: Facts, patient_text: str, style: Style) -> Prompt:
+    user = _user_turn(facts, patient_text)
     pieces: list[Piece] = []
     match style:
         case Style.PHI3:

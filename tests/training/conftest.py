@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.config import RunConfig, load_config
+from training.config import ScratchRun, load_config
 
 ROOT = Path(__file__).parents[2]
 # One thread: models this small are slower on several cores, above all on busy ones.
@@ -26,9 +26,11 @@ class TinyRun:
     config: Path
 
     @property
-    def run(self) -> RunConfig:
+    def run(self) -> ScratchRun:
         """The loaded configuration."""
-        return load_config(self.config)
+        run = load_config(self.config)
+        assert isinstance(run, ScratchRun)
+        return run
 
     def stage(self, name: str) -> subprocess.CompletedProcess[str]:
         """`python -m training.<name> --config ...`, from the root of the repository."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from training.config import RunConfig, config_from_args, load_config
+from training.config import ScratchRun, TuneRun, config_from_args, load_config
 from training.errors import ConfigError, TrainingError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
@@ -25,6 +25,13 @@ PLAIN: dict[str, Any] = {
     },
     "evaluate": {},
 }  # fmt: skip
+
+
+def scratch(path: Path) -> ScratchRun:
+    """A configuration of a model from scratch."""
+    run = load_config(path)
+    assert isinstance(run, ScratchRun)
+    return run
 
 
 def written(folder: Path, **changes: object) -> Path:
@@ -45,6 +52,9 @@ def written(folder: Path, **changes: object) -> Path:
 def test_shipped_configuration_loads(path: Path) -> None:
     """Every file in training/configs is complete and within bounds, and named after its model."""
     run = load_config(path)
+    if isinstance(run, TuneRun):
+        assert run.base.revision, "a base is pinned"
+        return
     assert run.model.name == f"{run.name}-Q4_K_M.gguf"
     assert run.pretrain.hidden % run.pretrain.heads == 0
     assert run.pretrain.heads % run.pretrain.kv_heads == 0
@@ -60,7 +70,7 @@ def test_the_embedded_and_the_smoke_model_have_a_configuration() -> None:
 
 def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     """Seed, held-out shares, context and floors need not be written."""
-    run = load_config(written(tmp_path))
+    run = scratch(written(tmp_path))
     assert (run.seed, run.synthesise.held_out, run.pretrain.context) == (17, 200, 1024)
     assert run.evaluate.most_urgency_contradictions == 0
 
@@ -131,7 +141,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_configuration_cannot_be_changed(tmp_path: Path) -> None:
     """What the manifest records is what ran."""
-    run = load_config(written(tmp_path))
+    run = scratch(written(tmp_path))
     with pytest.raises(ValueError, match="frozen"):
         run.pretrain.steps = 5  # type: ignore[misc]  # the point of the test
 
@@ -140,7 +150,7 @@ def test_the_command_line_names_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     """Every stage is started with `--config <file>` and nothing else."""
     path = written(tmp_path)
     monkeypatch.setattr("sys.argv", ["stage", "--config", str(path)])
-    assert config_from_args("A stage.") == RunConfig.model_validate(PLAIN)
+    assert config_from_args("A stage.") == ScratchRun.model_validate(PLAIN)
     monkeypatch.setattr("sys.argv", ["stage"])
     with pytest.raises(SystemExit):
         config_from_args("A stage.")

@@ -22,9 +22,9 @@ from transformers import LlamaForCausalLM
 from tests.training.conftest import TinyRun
 from training import pretrain
 from training.artefacts import read_input
-from training.config import EvaluateConfig, PretrainConfig, RunConfig, SynthesiseConfig, TokenizerConfig
+from training.config import EvaluateConfig, PretrainConfig, ScratchRun, SynthesiseConfig, TokenizerConfig
 from training.errors import StaleArtefactError
-from training.paths import command_of, model_path, tokenizer_path
+from training.paths import command_of, model_path, tokenizer_path, train_path
 from training.pretrain import (
     Example,
     build_model,
@@ -35,7 +35,6 @@ from training.pretrain import (
     save,
     train,
 )
-from training.synthesise import Paths
 from training.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.training
@@ -59,10 +58,10 @@ def examples(count: int = 12, seed: int = 0) -> list[Example]:
     return [Example(tuple(rng.randint(3, 63) for _ in range(length)), length // 2) for length in lengths]
 
 
-def run_in(folder: Path, config: PretrainConfig = CONFIG, seed: int = 17) -> RunConfig:
+def run_in(folder: Path, config: PretrainConfig = CONFIG, seed: int = 17) -> ScratchRun:
     """A run whose checkpoints go to `folder`."""
     folder.mkdir(exist_ok=True)
-    return RunConfig(
+    return ScratchRun(
         name="tiny", folder=folder, model=folder / "tiny.gguf", seed=seed, pretrain=config, evaluate=EvaluateConfig(),
         synthesise=SynthesiseConfig(consultations=10, invented=0), tokenizer=TokenizerConfig(vocabulary=300),
     )  # fmt: skip
@@ -152,7 +151,7 @@ def test_collate_masks_the_prompt_and_the_padding() -> None:
 def test_examples_are_a_prompt_and_its_reply(tiny: TinyRun, capsys: pytest.CaptureFixture[str]) -> None:
     """Each starts with the beginning, ends with the end, and knows where its reply starts."""
     tokenizer = Tokenizer(tokenizer_path(tiny.run))
-    source = Paths.of(tiny.run).train
+    source = train_path(tiny.run)
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     loaded = load_examples(source, tokenizer, 1024)
     assert len(loaded) == len(rows)

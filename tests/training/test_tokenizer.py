@@ -15,8 +15,7 @@ from backend.core.prompt import CAUSE_SLOTS, FACTS, MARKERS, PATIENT, REPLY, SLO
 from tests.training.conftest import TinyRun
 from training import tokenizer as stage
 from training.errors import StaleArtefactError
-from training.paths import tokenizer_path
-from training.synthesise import Paths
+from training.paths import tokenizer_path, train_path
 from training.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.training
@@ -114,7 +113,7 @@ def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
 
 def test_the_vocabulary_learns_from_text_without_markers(tiny: TinyRun) -> None:
     """Messages, facts and replies, cut at slots: no piece of a marker is learnt as a word."""
-    lines = list(stage._lines(Paths.of(tiny.run).train))
+    lines = list(stage._lines(train_path(tiny.run)))
     assert lines
     assert not any(marker in line for line in lines for marker in (*MARKERS, *SLOTS))
 
