@@ -191,7 +191,7 @@ def _load(folder: Path) -> Knowledge:
     other_words = cues.words() | MEASURE_WORDS | set(french.numbers)
     wordings = {finding.id: finding.lay for finding in said.values()}
     wordings |= {f"{flag.id}/{index}": c.texts for flag in flags for index, c in enumerate(flag.when)}
-    lexicon = Lexicon(wordings, french.families | _acronyms(pathologies), french.light, other_words, lookalikes)
+    lexicon = Lexicon(wordings, french.families | _acronyms(pathologies), french.light, other_words, lookalikes, french.quantifiers)
     return Knowledge(
         version=_version(contents.values()),
         findings=said,

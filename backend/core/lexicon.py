@@ -32,6 +32,7 @@ _DROPPED_IN_PHRASES = frozenset(
      "qui"]
 )  # fmt: skip
 _NONE: frozenset[str] = frozenset()
+_FEW_WORDS = 2
 _SHORTEST_CORRECTED = 5
 _SHORTEST_STEM = 6
 _USES_OF_A_CUE = 50
@@ -52,6 +53,8 @@ class Wording(NamedTuple):
     phrase: bool
     details: frozenset[str] = frozenset()
     """Its light words that say something ("petit", "sous"), articles and pronouns apart."""
+    needed: frozenset[str] = frozenset()
+    """Those without which two important words say something else: "vomit *tous* les mois"."""
 
 
 def expand(wording: str) -> list[str]:
@@ -92,10 +95,12 @@ class Lexicon:
         light: Iterable[str],
         other_words: Iterable[str],
         lookalikes: Iterable[str],
+        quantifiers: Iterable[str] = (),
     ) -> None:
         self._inflection = Inflection(families)
         self.light = frozenset(light) - NEGATORS
         self._details = self.light - _DROPPED_IN_PHRASES
+        self._quantifiers = frozenset(quantifiers)
         keys = _Keys(self.key)
         compiled = [
             self._compile(target, words, wording.startswith("="), keys)
@@ -127,9 +132,11 @@ class Lexicon:
         if phrase:
             kept = words if literal else [word for word in words if word not in _DROPPED_IN_PHRASES]
         details = _NONE if phrase else self._details.intersection(words)
+        needed = details & self._quantifiers if len(important) <= _FEW_WORDS else _NONE
         return Wording(
-            target, tuple([keys[word] for word in kept]), words, phrase or negative, phrase, details or _NONE
-        )
+            target, tuple([keys[word] for word in kept]), words, phrase or negative, phrase, details or _NONE,
+            needed or _NONE,
+        )  # fmt: skip
 
     def key(self, word: str) -> str:
         """What `word` (folded) is compared by; a negative word stands for itself."""

@@ -29,6 +29,7 @@ _GENDERS = {"il": "m", "ils": "m", "elle": "f", "elles": "f"}
 _AFTER_IMPERSONAL = frozenset({"y", "faut", "fallait", "faudrait", "fait", "parait", "semble", "suffit"})
 _MOST_TAKEN_UP = 3
 _MOST_LIGHT_WORDS = 6
+_BESIDE = 3
 _MOST_LIGHT_WORDS_IN_PHRASE = 2
 _LONGEST_LIST = 24
 
@@ -194,6 +195,8 @@ def _match(
     else:
         arrangements = _arrangements(wording, key, anchor, places)
     for tokens in arrangements:
+        if wording.needed and not _has_needed(wording, tokens, sentence):
+            continue
         if _stands_close(wording, tokens, sentence, lexicon, lists):
             words = {token.word for token in sentence.tokens[tokens[0] : tokens[-1] + 1]}
             return _Match(
@@ -201,6 +204,12 @@ def _match(
                 bool(words & _JOINTS), _guesses(wording, tokens, sentence, lexicon),
             )  # fmt: skip
     return None
+
+
+def _has_needed(wording: Wording, tokens: tuple[int, ...], sentence: Sentence) -> bool:
+    """Whether the quantifiers of the wording stand in or beside the matched words."""
+    around = sentence.tokens[max(0, tokens[0] - _BESIDE) : tokens[-1] + 1 + _BESIDE]
+    return wording.needed.issubset(token.word for token in around)
 
 
 def _guesses(wording: Wording, tokens: tuple[int, ...], sentence: Sentence, lexicon: Lexicon) -> dict[int, str]:

@@ -126,6 +126,7 @@ class FrenchRow(_Row):
     light: list[str]
     families: dict[str, list[str]]
     distributive: list[str]
+    quantifiers: list[str]
     sites: list[str]
     nouns: dict[Literal["m", "f"], list[str]]
     sms: dict[str, str]
