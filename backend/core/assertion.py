@@ -36,6 +36,8 @@ _FEARED_TO_BE = frozenset({"soit", "soient", "serait"})
 _LONGEST_SCOPE = 14
 _LONGEST_ANSWER = 7
 _REMOTE_DAYS = 28.0
+_BEFORE_NON = frozenset({"", ",", "-", "et", "suis", "est", "homme", "femme", "ans", "patient", "patiente"})
+_TRIGGER_GOES_ON = frozenset({"que", "qu", "quand", "ou", "si", "lorsque"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ def _is_uncertain(first: int, last: int, context: Context, is_disease: bool) -> 
             return True
         if cue.text.startswith("peut etre") and 0 < cue.start - last <= 2:
             return True
+    if any(_is_trigger_of(cue, first, context) for cue in context.cues[CueKind.WORSE_WHEN]):
+        return True
     return not _commas(first, last, context) and any(
         _within_reach(cue, first, context) and context.word(cue.start - 1) in ("", ",", "et", "mais", "que", "qu", "ou")
         for cue in context.cues[CueKind.CONDITIONAL]
@@ -110,6 +114,13 @@ def _within_reach(cue: Cue, first: int, context: Context) -> bool:
     )
 
 
+def _is_trigger_of(cue: Cue, first: int, context: Context) -> bool:
+    """Whether "c'est pire quand" governs the mention: "pire quand je tousse, que je force ou que je me penche"."""
+    if not cue.end <= first or first - cue.end > _LONGEST_SCOPE or _breaks(cue.end, first, context):
+        return False
+    return all(context.word(i + 1) in _TRIGGER_GOES_ON for i in _commas(cue.end, first, context))
+
+
 def _new_clause(start: int, end: int, context: Context) -> bool:
     """Whether "et il", "et j'ai" begins another statement between two places."""
     return any(context.word(i) == "et" and context.word(i + 1) in _PRONOUNS for i in range(start, end))
@@ -120,6 +131,9 @@ def _new_clause(start: int, end: int, context: Context) -> bool:
 
 def _negated(first: int, last: int, mention: Mention, context: Context) -> State | None:
     own = {index - context.sentence.first for index in mention.tokens}
+    non = context.word(first - 1) == "non" and context.word(first) != "seulement"
+    if non and context.word(first - 2) in _BEFORE_NON:
+        return State.ABSENT
     for cue in _negations(context, own):
         inside = first < cue.start and cue.end <= last and cue.text != "ni"
         if inside or (cue.end <= first and _negation_reaches(cue, first, context)):

@@ -26,6 +26,7 @@ class CueKind(StrEnum):
     UNCERTAIN = "uncertain"
     UNCERTAIN_DISEASE = "uncertain_disease"
     CONDITIONAL = "conditional"
+    WORSE_WHEN = "worse_when"
     PAST = "past"
     PAST_START = "past_start"
     NOT_PAST = "not_past"

@@ -46,6 +46,7 @@ from backend.core.rows import (
     RedFlagRow,
     SourceRow,
 )
+from backend.core.text import plain
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 FILES = (
@@ -67,6 +68,7 @@ class Knowledge:
     sms: Mapping[str, str]
     numbers: Mapping[str, int]
     distributive: frozenset[str]
+    adverb_verbs: frozenset[str]
     sites: frozenset[str]
     genders: Mapping[str, str]
     lexicon: Lexicon
@@ -191,7 +193,9 @@ def _load(folder: Path) -> Knowledge:
     other_words = cues.words() | MEASURE_WORDS | set(french.numbers)
     wordings = {finding.id: finding.lay for finding in said.values()}
     wordings |= {f"{flag.id}/{index}": c.texts for flag in flags for index, c in enumerate(flag.when)}
-    lexicon = Lexicon(wordings, french.families | _acronyms(pathologies), french.light, other_words, lookalikes, french.quantifiers)
+    lexicon = Lexicon(
+        wordings, french.families | _acronyms(pathologies), french.light, other_words, lookalikes, french.quantifiers
+    )
     return Knowledge(
         version=_version(contents.values()),
         findings=said,
@@ -201,6 +205,7 @@ def _load(folder: Path) -> Knowledge:
         cues=cues,
         sms=french.sms,
         numbers=french.numbers,
+        adverb_verbs=frozenset(plain(word) for word in french.adverb_verbs),
         distributive=frozenset(lexicon.key(word) for word in french.distributive),
         sites=frozenset(french.sites),
         genders={noun: gender for gender, nouns in french.nouns.items() for noun in nouns},

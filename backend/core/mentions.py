@@ -30,6 +30,7 @@ _AFTER_IMPERSONAL = frozenset({"y", "faut", "fallait", "faudrait", "fait", "para
 _MOST_TAKEN_UP = 3
 _MOST_LIGHT_WORDS = 6
 _BESIDE = 3
+_INTENSIFIERS = frozenset({"tres", "si", "plus", "aussi", "trop", "vraiment", "assez", "bien", "super", "hyper"})
 _MOST_LIGHT_WORDS_IN_PHRASE = 2
 _LONGEST_LIST = 24
 
@@ -132,10 +133,14 @@ def _mended(word: str, lexicon: Lexicon, cue_words: Container[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """What makes a list of places: `heads` (keys: "mal", "boutons") reach over `sites` (words: "tête", "gauche")."""
+    """What makes a list of places: `heads` (keys: "mal", "boutons") reach over `sites` (words: "tête", "gauche").
+
+    After one of `adverb_verbs` (words: "fonctionne", "va") "mal" is no pain.
+    """
 
     heads: Container[str]
     sites: Container[str]
+    adverb_verbs: Container[str] = frozenset()
 
 
 def find_mentions(sentences: Sequence[Sentence], lexicon: Lexicon, lists: Lists, kin: Kin) -> tuple[Mention, ...]:
@@ -197,6 +202,8 @@ def _match(
     for tokens in arrangements:
         if wording.needed and not _has_needed(wording, tokens, sentence):
             continue
+        if any(_is_adverb(index, tokens, sentence, lists) for index in tokens):
+            continue
         if _stands_close(wording, tokens, sentence, lexicon, lists):
             words = {token.word for token in sentence.tokens[tokens[0] : tokens[-1] + 1]}
             return _Match(
@@ -204,6 +211,14 @@ def _match(
                 bool(words & _JOINTS), _guesses(wording, tokens, sentence, lexicon),
             )  # fmt: skip
     return None
+
+
+def _is_adverb(index: int, tokens: tuple[int, ...], sentence: Sentence, lists: Lists) -> bool:
+    """Whether the "mal" at `index` belongs to a verb outside the match: "ma valve fonctionne (très) mal"."""
+    if sentence.tokens[index].word != "mal":
+        return False
+    verb = index - 2 if index > 1 and sentence.tokens[index - 1].word in _INTENSIFIERS else index - 1
+    return verb >= 0 and verb not in tokens and sentence.tokens[verb].word in lists.adverb_verbs
 
 
 def _has_needed(wording: Wording, tokens: tuple[int, ...], sentence: Sentence) -> bool:

@@ -127,6 +127,7 @@ class FrenchRow(_Row):
     families: dict[str, list[str]]
     distributive: list[str]
     quantifiers: list[str]
+    adverb_verbs: list[str]
     sites: list[str]
     nouns: dict[Literal["m", "f"], list[str]]
     sms: dict[str, str]

@@ -47,7 +47,12 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
     measures = find_measures(_mended_words(document, sentences), knowledge.numbers)
     found_cues = [knowledge.cues.find(sentence.words) for sentence in sentences]
     mentions = [
-        *find_mentions(sentences, knowledge.lexicon, Lists(knowledge.distributive, knowledge.sites), knowledge),
+        *find_mentions(
+            sentences,
+            knowledge.lexicon,
+            Lists(knowledge.distributive, knowledge.sites, knowledge.adverb_verbs),
+            knowledge,
+        ),
         *_measured(measures, document, knowledge),
     ]
     mentions = _without_idle_durations(mentions, sentences, measures, knowledge)
