@@ -95,7 +95,7 @@ def _is_uncertain(first: int, last: int, context: Context, is_disease: bool) -> 
             return True
         if cue.text.startswith("peut etre") and 0 < cue.start - last <= 2:
             return True
-    if any(_is_trigger_of(cue, first, context) for cue in context.cues[CueKind.WORSE_WHEN]):
+    if any(_is_trigger_of(cue, first, last, context) for cue in context.cues[CueKind.WORSE_WHEN]):
         return True
     return not _commas(first, last, context) and any(
         _within_reach(cue, first, context) and context.word(cue.start - 1) in ("", ",", "et", "mais", "que", "qu", "ou")
@@ -114,8 +114,10 @@ def _within_reach(cue: Cue, first: int, context: Context) -> bool:
     )
 
 
-def _is_trigger_of(cue: Cue, first: int, context: Context) -> bool:
+def _is_trigger_of(cue: Cue, first: int, last: int, context: Context) -> bool:
     """Whether "c'est pire quand" governs the mention: "pire quand je tousse, que je force ou que je me penche"."""
+    if cue.start <= first < cue.end - 1 and last < cue.end - 1:
+        return True  # "mes symptômes empirent quand je mange" is no worsening from day to day
     if not cue.end <= first or first - cue.end > _LONGEST_SCOPE or _breaks(cue.end, first, context):
         return False
     return all(context.word(i + 1) in _TRIGGER_GOES_ON for i in _commas(cue.end, first, context))
