@@ -40,6 +40,11 @@ _ALTERNATIVES = re.compile(r"\(([^()]*)\)")
 _GLUED = re.compile(r"[^\s'()][()]+[^\s'()]")
 _WORDS = re.compile(r"\d+|[a-z]+")
 _DOUBLED = re.compile(r"(.)\1")
+# "urticere" ~ "urticaire", "nosee" ~ "nausee", "jener" ~ "gener"; a nasal "ain" is no "en".
+_SPELT_AND_HEARD = (
+    ("ph", "f"), ("qu", "k"), ("y", "i"), ("h", ""), ("ain", "1"), ("ein", "1"), ("eau", "o"), ("au", "o"), ("ai", "e"),
+    ("ei", "e"), ("ge", "je"), ("gi", "ji"),
+)  # fmt: skip
 _FINAL_E = re.compile(r"(?<=....)(ees|ee|er|ez|es|e|s)$")
 
 
@@ -243,6 +248,7 @@ def within_one_edit(left: str, right: str) -> bool:
 
 
 def sound(word: str) -> str:
-    """A rough French sound: doubled letters, mute h, ph, y and final e do not count ("diarrhee" ~ "diaree")."""
-    word = word.replace("ph", "f").replace("qu", "k").replace("y", "i").replace("h", "")
+    """A rough French sound: doubled letters, mute h, ph, y, ai, au and final e do not count ("diarrhee" ~ "diaree")."""
+    for spelt, heard in _SPELT_AND_HEARD:
+        word = word.replace(spelt, heard)
     return _FINAL_E.sub("", _DOUBLED.sub(r"\1", word))
