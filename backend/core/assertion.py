@@ -36,6 +36,8 @@ _FEARED_TO_BE = frozenset({"soit", "soient", "serait"})
 _LONGEST_SCOPE = 14
 _LONGEST_ANSWER = 7
 _REMOTE_DAYS = 28.0
+_NEGATIVES = frozenset({"pas", "jamais", "plus"})
+_COME_BACK = frozenset({"revenu", "revenue", "revenus", "revenues", "reparti", "repartie", "reparties"})
 _BEFORE_NON = frozenset({"", ",", "-", "et", "suis", "est", "homme", "femme", "ans", "patient", "patiente"})
 _TRIGGER_GOES_ON = frozenset({"que", "qu", "quand", "ou", "si", "lorsque"})
 
@@ -262,6 +264,8 @@ def _is_resolved(first: int, last: int, context: Context) -> bool:
 
 def _is_remote(first: int, last: int, context: Context) -> bool:
     """Something long over: "quand j'étais petit", "il y a deux ans", unless "depuis hier" comes in between."""
+    if any(context.word(i) in _NEGATIVES and context.word(i + 1) in _COME_BACK for i in range(first, last)):
+        return False  # "j'ai arrêté la pilule il y a un an et mes règles ne sont jamais revenues"
     starts = [
         cue
         for cue in context.cues[CueKind.PAST_START]

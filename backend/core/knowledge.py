@@ -69,6 +69,7 @@ class Knowledge:
     numbers: Mapping[str, int]
     distributive: frozenset[str]
     adverb_verbs: frozenset[str]
+    fillers: frozenset[str]
     sites: frozenset[str]
     genders: Mapping[str, str]
     lexicon: Lexicon
@@ -206,6 +207,7 @@ def _load(folder: Path) -> Knowledge:
         sms=french.sms,
         numbers=french.numbers,
         adverb_verbs=frozenset(plain(word) for word in french.adverb_verbs),
+        fillers=frozenset(plain(word) for word in french.fillers),
         distributive=frozenset(lexicon.key(word) for word in french.distributive),
         sites=frozenset(french.sites),
         genders={noun: gender for gender, nouns in french.nouns.items() for noun in nouns},

@@ -135,12 +135,14 @@ def _mended(word: str, lexicon: Lexicon, cue_words: Container[str]) -> str:
 class Lists:
     """What makes a list of places: `heads` (keys: "mal", "boutons") reach over `sites` (words: "tête", "gauche").
 
-    After one of `adverb_verbs` (words: "fonctionne", "va") "mal" is no pain.
+    After one of `adverb_verbs` (words: "fonctionne", "va") "mal" is no pain. `fillers` (words: "sourde", "parfois") may
+    stand between a complaint and its place.
     """
 
     heads: Container[str]
     sites: Container[str]
     adverb_verbs: Container[str] = frozenset()
+    fillers: Container[str] = frozenset()
 
 
 def find_mentions(sentences: Sequence[Sentence], lexicon: Lexicon, lists: Lists, kin: Kin) -> tuple[Mention, ...]:
@@ -281,7 +283,7 @@ def _stands_close(
     if _is_list(tokens, gap, sentence, lexicon, lists):
         return True
     several = len(wording.keys) > 2 and not wording.ordered
-    foreign = light = 0
+    foreign, light = 0, 0
     for index in gap:
         word = sentence.tokens[index].word
         follows = sentence.tokens[index + 1].word
@@ -293,11 +295,16 @@ def _stands_close(
             reaches = several or then in own or any(key in lists.heads for key in sentence.keys[tokens[0]])
             if follows in _SUBJECTS or not reaches:
                 return False
-        elif word in lexicon.light or word in NEGATORS or word in _TIME_UNITS or not word[0].isalpha():
+        elif _is_light(word, lexicon, lists):
             light += 1
         else:
             foreign += 1
     return foreign <= (2 if several else 1) and light <= _MOST_LIGHT_WORDS
+
+
+def _is_light(word: str, lexicon: Lexicon, lists: Lists) -> bool:
+    light = word in lexicon.light or word in NEGATORS or word in _TIME_UNITS or not word[0].isalpha()
+    return light or word in lists.fillers
 
 
 def _tells(index: int, sentence: Sentence, lexicon: Lexicon) -> bool:
@@ -321,7 +328,9 @@ def _is_list(tokens: tuple[int, ...], gap: Sequence[int], sentence: Sentence, le
         return False
     for index in gap:
         word = sentence.tokens[index].word
-        if word in _SUBJECTS or not (word in lexicon.light or word in lists.sites or word in _JOINTS):
+        if word in _SUBJECTS or not (
+            word in lexicon.light or word in lists.sites or word in lists.fillers or word in _JOINTS
+        ):
             return False
     return True
 

@@ -128,6 +128,7 @@ class FrenchRow(_Row):
     distributive: list[str]
     quantifiers: list[str]
     adverb_verbs: list[str]
+    fillers: list[str]
     sites: list[str]
     nouns: dict[Literal["m", "f"], list[str]]
     sms: dict[str, str]

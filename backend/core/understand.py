@@ -50,7 +50,7 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
         *find_mentions(
             sentences,
             knowledge.lexicon,
-            Lists(knowledge.distributive, knowledge.sites, knowledge.adverb_verbs),
+            Lists(knowledge.distributive, knowledge.sites, knowledge.adverb_verbs, knowledge.fillers),
             knowledge,
         ),
         *_measured(measures, document, knowledge),

@@ -57,7 +57,7 @@ def test_family_history_weighs(diagnoser: Diagnoser) -> None:
     with_family = diagnoser.assess("Je tousse la nuit et ça siffle. Ma mère est asthmatique.", Patient(20), (), 10)
     p = {c.pathology.id: c.probability for c in alone.differential}
     q = {c.pathology.id: c.probability for c in with_family.differential}
-    assert q["chronic_asthma"] > p["chronic_asthma"]
+    assert q["chronic_asthma"] > p.get("chronic_asthma", 0)
 
 
 @pytest.mark.parametrize("who", ["Ma grand-mère", "Mamie"])
