@@ -20,7 +20,8 @@ from pydantic import BaseModel
 
 from training.errors import StaleArtefactError
 
-_TOOLS = ("torch", "transformers", "sentencepiece", "llama-cpp-python", "numpy")
+_CHUNK = 1 << 20
+_TOOLS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "sentencepiece", "llama-cpp-python", "numpy")
 
 
 def sha256(path: Path) -> str:
@@ -28,10 +29,17 @@ def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     if path.is_dir():
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())
+            digest.update(str(file.relative_to(path)).encode() + b"\0")
+            _update(digest, file)
     else:
-        digest.update(path.read_bytes())
+        _update(digest, path)
     return digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, file: Path) -> None:
+    with file.open("rb") as content:
+        while chunk := content.read(_CHUNK):
+            digest.update(chunk)
 
 
 def manifest_of(artefact: Path) -> Path:
