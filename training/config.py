@@ -7,18 +7,20 @@ Two kinds of run: a model from scratch (`synthesise tokenizer pretrain ...`) and
 from __future__ import annotations
 
 import argparse
+import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from backend.core.prompt import Style
 from training.errors import ConfigError
 
 SCRATCH_STAGES = ("synthesise", "tokenizer", "pretrain", "to_gguf", "quantize", "evaluate", "publish")
 TUNE_STAGES = ("prepare", "qlora", "merge", "to_gguf", "quantize", "evaluate", "publish")
+_PLACE = re.compile(r"hf://[\w.-]+/[\w.-]+|(?:s3|gs)://[\w.-]+(?:/[\w.=-]+)*|(?!.*://).+")
 
 
 class _Section(BaseModel):
@@ -66,6 +68,8 @@ class EvaluateConfig(_Section):
     accepted_whole: float = Field(0.90, ge=0, le=1)
     first_cause_named: float = Field(0.98, ge=0, le=1)
     most_urgency_contradictions: int = Field(0, ge=0)
+    accepted_unseen: float = Field(0.0, ge=0, le=1, description="Accepted, of pathologies never in training.")
+    most_kl: float = Field(0.1, gt=0, description="Mean KL divergence of Q4_K_M against F16, nats per token.")
 
 
 class BaseModelConfig(_Section):
@@ -97,20 +101,49 @@ class SourceConfig(_Section):
     repo: str | None = None
     revision: str | None = None
     most_rows: int | None = Field(None, ge=1, description="A seeded sample of the rows that stay.")
+    instruction: Literal["auto", "ignore", "keep"] = Field(
+        "auto", description="Whether the user's turn holds `instruction`; auto leaves out the generic ones."
+    )
+    synthesise: SynthesiseConfig | None = Field(None, description="How many consultations, for kind synthesised.")
     licence: str = Field(min_length=1)
     attribution: str = ""
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Self:
+        if self.kind is SourceKind.SYNTHESISED:
+            if self.path or self.repo or self.most_rows:
+                raise ValueError("a synthesised source has no path, repo or most_rows; its size is in `synthesise`")
+        elif self.synthesise:
+            raise ValueError("only a source of kind synthesised has a `synthesise` section")
+        elif self.kind is SourceKind.JSONL and not self.path:
+            raise ValueError("a jsonl source needs a path")
+        elif self.path and self.repo:
+            raise ValueError("a source has a path or a repo, not both")
+        return self
+
+    @property
+    def consultations(self) -> SynthesiseConfig:
+        """What a synthesised source draws."""
+        return self.synthesise or SynthesiseConfig(consultations=4_000, invented=1_000)
 
 
 class PrepareConfig(_Section):
     """Cleaning and splitting."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
-    languages: tuple[str, ...] = ("fr", "en")
+    languages: tuple[str, ...] = Field(("fr", "en"), min_length=1)
     over_long: Literal["drop", "split"] = "drop"
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word shingles.")
     test_share: float = Field(0.05, gt=0, lt=0.5)
     most_test_rows: int = Field(500, ge=1)
-    processes: int = Field(1, ge=1)
+    processes: int = Field(1, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _holds_out_enough(self) -> Self:
+        drawn = [source.consultations for source in self.sources if source.kind is SourceKind.SYNTHESISED]
+        if sum(one.held_out for one in drawn) > self.most_test_rows:
+            raise ValueError("`synthesise.held_out` of the sources together is more than most_test_rows")
+        return self
 
 
 class QloraConfig(_Section):
@@ -145,11 +178,14 @@ class QuantizeConfig(_Section):
 class GateConfig(_Section):
     """How much worse than the base a fine-tune may be; beyond any margin nothing is published."""
 
-    items: int = Field(200, ge=1)
+    items: int = Field(200, ge=1, description="Held-out rows for the loss.")
+    replies: int = Field(40, ge=1, description="Consultations that each model answers; by far the slowest part.")
+    dose_questions: int = Field(10, ge=1, description="Patients who ask for a dose.")
     reply_tokens: int = Field(256, ge=8)
     loss_margin: float = Field(0.0, ge=0, description="Nats per token.")
     accepted_margin: float = Field(0.0, ge=0, le=1)
     contradictions_margin: int = Field(0, ge=0)
+    most_contradictions: int = Field(4, ge=0, description="Of `replies`, whatever the base does.")
     stop_rate_margin: float = Field(0.02, ge=0, le=1)
     french_margin: float = Field(0.02, ge=0, le=1)
     dosage_refusal_margin: float = Field(0.0, ge=0, le=1)
@@ -158,10 +194,25 @@ class GateConfig(_Section):
 
 
 class PublishConfig(_Section):
-    """Where the finished files go: `hf://owner/name`, `s3://bucket/prefix`, `gs://bucket/prefix`, or a folder."""
+    """Where the finished files go: `hf://owner/name`, `s3://bucket/prefix`, `gs://bucket/prefix`, or a folder.
+
+    Tokens and keys are never written here: they come from the environment or from `hf auth login`.
+    """
 
     destinations: tuple[str, ...] = ()
-    private: bool = True
+    private: bool = Field(True, description="A Hub repository is made private; one that is public is refused.")
+    licence: str | None = Field(None, min_length=1, description="Of the model; default: its base's, mit from scratch.")
+
+    @field_validator("destinations")
+    @classmethod
+    def _are_places(cls, destinations: tuple[str, ...]) -> tuple[str, ...]:
+        places = tuple(place.rstrip("/") for place in destinations)
+        wrong = [place for place in places if not _PLACE.fullmatch(place)]
+        if wrong:
+            raise ValueError(f"not hf://owner/name, s3://bucket/prefix, gs://bucket/prefix or a folder: {wrong}")
+        if len(set(places)) < len(places):
+            raise ValueError("a destination is named twice")
+        return places
 
 
 class Run(_Section):

@@ -3,9 +3,14 @@
 Examples of like length share a batch, so little is lost to padding. Seeded; a checkpoint (model, optimizer, step) is
 written atomically every few steps and an interrupted run goes on from it, with the same batches.
 
+Several processes share each batch and add up their gradients, each weighted by its reply tokens: the same batches and
+the same loss as one process. The weights are whole in each of them; models of this size need no sharding.
+
 Tensor shapes: B examples, T tokens.
 
     python -m training.pretrain --config training/configs/mini.yaml
+    accelerate launch --config_file training/configs/accelerate/multi_gpu.yaml \
+        -m training.pretrain --config training/configs/mini.yaml
 """
 
 from __future__ import annotations
@@ -15,17 +20,20 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.artefacts import is_done, read_input, say, sha256, write_manifest
 from training.config import PretrainConfig, ScratchRun, scratch_from_args
 from training.paths import checkpoints_path, command_of, model_path, tokenizer_path, train_path
+from training.processes import join_processes, say_once
+from training.progress import Progress
 from training.tokenizer import Tokenizer
 
 _IGNORED = -100
@@ -44,19 +52,24 @@ class Example:
 def main() -> None:
     """Run the stage."""
     run = scratch_from_args(__doc__ or "")
+    processes = join_processes()
     source, vocabulary, target = train_path(run), tokenizer_path(run), model_path(run)
     read_input(source, command_of("synthesise"))
     read_input(vocabulary, command_of("tokenizer"))
-    if is_done(target, [source, vocabulary], run.pretrain, run.seed):
-        say("pretrain: nothing to do")
+    done = is_done(target, [source, vocabulary], run.pretrain, run.seed)
+    processes.wait_for_everyone()  # nobody writes before all have looked
+    if done:
+        say_once("pretrain: nothing to do")
         return
     tokenizer = Tokenizer(vocabulary)
     examples = load_examples(source, tokenizer, run.pretrain.context)
     model, facts = train(examples, tokenizer, run, sha256(source))
-    save(model, vocabulary, target)
-    write_manifest(target, "pretrain", [source, vocabulary], run.pretrain, run.seed, **facts)
-    shutil.rmtree(checkpoints_path(run), ignore_errors=True)
-    say(f"pretrain: {target} written")
+    if processes.is_main_process:
+        save(model, vocabulary, target)
+        write_manifest(target, "pretrain", [source, vocabulary], run.pretrain, run.seed, **facts)
+        shutil.rmtree(checkpoints_path(run), ignore_errors=True)
+        say(f"pretrain: {target} written")
+    processes.wait_for_everyone()
 
 
 def load_examples(source: Path, tokenizer: Tokenizer, longest: int) -> list[Example]:
@@ -64,15 +77,19 @@ def load_examples(source: Path, tokenizer: Tokenizer, longest: int) -> list[Exam
     examples, dropped = [], 0
     with source.open(encoding="utf-8") as file:
         for line in file:
-            row = json.loads(line)
-            prompt = tokenizer.prompt([(text, special) for text, special in row["prompt"]])
-            ids = [*prompt, *tokenizer.reply(row["reply"])]
-            if len(ids) > longest:
+            example = encode_row(json.loads(line), tokenizer)
+            if len(example.ids) > longest:
                 dropped += 1
                 continue
-            examples.append(Example(tuple(ids), len(prompt)))
-    say(f"pretrain: {len(examples)} examples, {sum(len(e.ids) for e in examples)} tokens, {dropped} too long")
+            examples.append(example)
+    say_once(f"pretrain: {len(examples)} examples, {sum(len(e.ids) for e in examples)} tokens, {dropped} too long")
     return examples
+
+
+def encode_row(row: Mapping[str, Any], tokenizer: Tokenizer) -> Example:
+    """The example of a row of `synthesise`."""
+    prompt = tokenizer.prompt([(text, special) for text, special in row["prompt"]])
+    return Example((*prompt, *tokenizer.reply(row["reply"])), len(prompt))
 
 
 def plan_batches(examples: Sequence[Example], batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
@@ -120,8 +137,9 @@ def train(
     examples: Sequence[Example], tokenizer: Tokenizer, run: ScratchRun, data: str
 ) -> tuple[LlamaForCausalLM, dict[str, Any]]:
     """Train for the configured steps, from the last checkpoint of the same settings and `data` (a hash)."""
-    config = run.pretrain
-    model = build_model(config, tokenizer, run.seed)
+    config, processes = run.pretrain, join_processes()
+    device = processes.device
+    model = build_model(config, tokenizer, run.seed).to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
     )
@@ -131,32 +149,53 @@ def train(
     position, epoch = first, 0
     batches = plan_batches(examples, config.batch_tokens, run.seed, epoch)
     model.train()
-    while step < config.steps:
-        while position >= len(batches):
-            position -= len(batches)
-            epoch += 1
-            batches = plan_batches(examples, config.batch_tokens, run.seed, epoch)
-        ids_BT, mask_BT, labels_BT = collate([examples[i] for i in batches[position]], tokenizer.eos)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, config)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-            output = model(input_ids=ids_BT, attention_mask=mask_BT, labels=labels_BT)
-        output.loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss, tokens = float(output.loss.detach()), tokens + int(mask_BT.sum())
-        step, position = step + 1, position + 1
-        if step % _LOG_EVERY == 0 or step == config.steps:
+    with Progress("pretrain", config.steps, first, _LOG_EVERY, shown=processes.is_main_process) as progress:
+        while step < config.steps:
+            while position >= len(batches):
+                position -= len(batches)
+                epoch += 1
+                batches = plan_batches(examples, config.batch_tokens, run.seed, epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step, config)
+            batch = [examples[i] for i in batches[position]]
+            loss = _backward(model, batch, tokenizer.eos, bf16=config.bf16)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            tokens += sum(len(example.ids) for example in batch)
+            step, position = step + 1, position + 1
             took_s = spent_s + time.monotonic() - started
-            left_s = (time.monotonic() - started) / max(1, step - first) * (config.steps - step)
-            speed = f"{tokens / took_s:.0f} tokens/s, {left_s / 60:.0f} min left"
-            say(f"pretrain: step {step}/{config.steps} loss {loss:.4f} {speed}")
-        if step % config.save_every_steps == 0 and step < config.steps:
-            _save_checkpoint(model, optimizer, step, spent_s + time.monotonic() - started, tokens, run, data)
+            progress.reached(step, f"loss {loss:.4f}, {tokens / took_s:.0f} tokens/s")
+            if step % config.save_every_steps == 0 and step < config.steps and processes.is_main_process:
+                _save_checkpoint(model, optimizer, step, took_s, tokens, run, data)
     seconds = spent_s + time.monotonic() - started
-    parameters = sum(p.numel() for p in model.parameters())
-    return model, {"seconds": round(seconds), "tokens": tokens, "last_loss": loss, "parameters": parameters}
+    return model, {
+        "seconds": round(seconds), "tokens": tokens, "last_loss": loss, "processes": processes.num_processes,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }  # fmt: skip
+
+
+def _backward(model: LlamaForCausalLM, batch: Sequence[Example], pad: int, *, bf16: bool) -> float:
+    """Gradients of the mean loss over the reply tokens of a batch, of which each process reads its share; the loss."""
+    processes = PartialState()
+    share = batch[processes.process_index :: processes.num_processes]
+    replied = sum(len(example.ids) - max(1, example.reply_start) for example in batch)
+    loss = torch.zeros((), device=processes.device)
+    if share:
+        ids_BT, mask_BT, labels_BT = (tensor.to(processes.device) for tensor in collate(share, pad))
+        with torch.autocast(processes.device.type, dtype=torch.bfloat16, enabled=bf16):
+            output = model(input_ids=ids_BT, attention_mask=mask_BT, labels=labels_BT, num_items_in_batch=replied)
+        output.loss.backward()
+        loss = output.loss.detach().float()
+    if processes.num_processes > 1:
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        whole = torch.cat([loss.view(1), *(gradient.flatten().float() for gradient in gradients)])
+        torch.distributed.all_reduce(whole)
+        loss, *summed = whole.split([1, *(weight.numel() for weight in weights)])
+        for weight, gradient in zip(weights, summed, strict=True):
+            weight.grad = gradient.view_as(weight)
+    return float(loss)
 
 
 def rate_at(step: int, config: PretrainConfig) -> float:
@@ -189,13 +228,13 @@ def _resume(
     path = checkpoints_path(run) / "state.pt"
     if not path.is_file():
         return 0, 0.0, 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     if (state["config"], state["seed"], state["data"]) != (run.pretrain.model_dump_json(), run.seed, data):
-        say("pretrain: the checkpoint is of other settings or examples; starting again")
+        say_once("pretrain: the checkpoint is of other settings or examples; starting again")
         return 0, 0.0, 0
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    say(f"pretrain: going on from step {state['step']}")
+    say_once(f"pretrain: going on from step {state['step']}")
     return int(state["step"]), float(state["spent_s"]), int(state["tokens"])
 
 

@@ -24,7 +24,7 @@ from training import pretrain
 from training.artefacts import read_input
 from training.config import EvaluateConfig, PretrainConfig, ScratchRun, SynthesiseConfig, TokenizerConfig
 from training.errors import StaleArtefactError
-from training.paths import command_of, model_path, tokenizer_path, train_path
+from training.paths import checkpoints_path, command_of, model_path, tokenizer_path, train_path
 from training.pretrain import (
     Example,
     build_model,
@@ -203,7 +203,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
 ) -> None:
     """Killed before the first checkpoint, on one or between two, a run goes on as if nothing had happened."""
     interrupt_at(step, tmp_path, monkeypatch)
-    assert (tmp_path / "checkpoint" / "state.pt").is_file() is (step > 2)
+    assert (checkpoints_path(run_in(tmp_path)) / "state.pt").is_file() is (step > 2)
     assert same(trained_in(tmp_path), uninterrupted)
 
 
@@ -290,7 +290,7 @@ def test_the_stage_leaves_a_model_and_no_checkpoint(trained: TinyRun) -> None:
     manifest = read_input(model_path(run), command_of("pretrain"))
     assert {"tokens", "seconds", "last_loss", "parameters"} <= set(manifest)
     assert set(manifest["inputs"]) == {"train.jsonl", "tokenizer.model"}
-    assert not (run.folder / "checkpoint").exists()
+    assert not checkpoints_path(run).exists()
     assert "nothing to do" in trained.stage("pretrain").stderr
 
 
