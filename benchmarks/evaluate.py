@@ -29,7 +29,7 @@ from backend.settings import EMBEDDED_MODEL
 from benchmarks import consistency, interview
 from benchmarks.cases import Case, Figures, assertions, diagnosis, perturbed, read_cases, urgency, wilson
 from training.config import ScratchRun, load_config
-from training.evaluate import evaluate as evaluate_replies
+from training.embedded import evaluate as evaluate_replies
 from training.synthesise import Synthesiser
 
 _CONFIG = Path("training/configs/mini.yaml")

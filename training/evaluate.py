@@ -1,7 +1,9 @@
-"""Judge the finished GGUF through the real engine and the real guard, on unseen consultations; publish it or refuse.
+"""Judge a finished model on held-out items, pass it through the gate, and write both down in `evaluation.json`.
 
-Half of the consultations are about pathologies that were never in training, all in wordings kept out of it. A model
-below a floor of the configuration is not copied to its place. The figures go to `evaluation.json`.
+A model from scratch is judged through the real engine and the real guard against absolute floors (half of the
+consultations are about pathologies that were never in training, all in wordings kept out of it) and then copied to its
+place. A fine-tune is compared with its base on the same items: base, adapter, merged and every quantization. A model
+that fails is published nowhere, and the command says why.
 
     python -m training.evaluate --config training/configs/mini.yaml
 """
@@ -11,102 +13,122 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.core.facts import Facts
-from backend.core.guard import Guard, Refusal, load_guard, split_reply
+from backend.core.guard import load_guard
 from backend.core.knowledge import load
-from backend.core.prompt import slot_values
 from backend.engine.host import usable_cpus
-from backend.engine.llama import LlamaModel
+from backend.engine.llama import LlamaModel, quiet
 from backend.engine.manifest import manifest_path
-from training.artefacts import read_input, say, write_manifest
-from training.config import EvaluateConfig, ScratchRun, scratch_from_args
+from training.artefacts import is_done, read_input, say, write_manifest
+from training.config import EvaluateConfig, Run, ScratchRun, TuneRun, config_from_args
+from training.embedded import evaluate
 from training.errors import TrainingError
-from training.paths import command_of, evaluation_path, held_out_path, quantized_path
-from training.synthesise import facts_from_json, pieces_of
+from training.gate import divergence_problems, measure_problems, slot_token_problems, template_problems, token_problems
+from training.items import ChatReader, SlotReader, reader_of
+from training.paths import (
+    adapter_path,
+    command_of,
+    comparison_path,
+    evaluation_path,
+    held_out_path,
+    model_path,
+    quantized_path,
+)
 
 _REPLY_TOKENS = 256
 _CONTEXT_TOKENS = 1024
 
 
 def main() -> None:
-    """Run the stage."""
-    run = scratch_from_args(__doc__ or "")
-    source = quantized_path(run)
-    read_input(source, command_of("quantize"))
-    read_input(held_out_path(run), command_of("synthesise"))
-    examples = [json.loads(line) for line in held_out_path(run).read_text(encoding="utf-8").splitlines()]
-    figures, replies = evaluate(source, examples)
+    """Run the stage.
+
+    Raises:
+        TrainingError: the gate refuses the model.
+    """
+    run = config_from_args(__doc__ or "")
+    quiet()
+    if isinstance(run, TuneRun):
+        inputs = [held_out_path(run), adapter_path(run), model_path(run)]
+        for path, stage in zip(inputs, ("prepare", "qlora", "merge"), strict=True):
+            read_input(path, command_of(stage))
+        files = [quantized_path(run, kind) for kind in run.quantize.types]
+    else:
+        inputs, files = [held_out_path(run)], [quantized_path(run)]
+        read_input(held_out_path(run), command_of("synthesise"))
+    inputs += [*files, comparison_path(run)]
+    for path in (*files, comparison_path(run)):
+        read_input(path, command_of("quantize"))
     report = evaluation_path(run)
-    report.write_text(
-        json.dumps({**figures, "replies": replies}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
-    write_manifest(report, "evaluate", [source, held_out_path(run)], run.evaluate, run.seed)
+    if is_done(report, inputs, run.evaluate, run.seed):
+        say("evaluate: nothing to do")
+    else:
+        found = judge_fine_tune(run) if isinstance(run, TuneRun) else judge_from_scratch(run)
+        report.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_manifest(report, "evaluate", inputs, run.evaluate, run.seed)
+        (run.folder / "evaluation.part.json").unlink(missing_ok=True)
+    verdict = json.loads(report.read_text(encoding="utf-8"))
+    if not verdict["passed"]:
+        raise TrainingError("the model is not good enough, nothing was published:\n" + "\n".join(verdict["problems"]))
+    say(f"evaluate: the gate is passed, {report}")
+    if isinstance(run, ScratchRun):
+        publish(files[0], run)
+
+
+def judge_fine_tune(run: TuneRun) -> dict[str, Any]:
+    """Verdict and figures of a fine-tune; the cheap checks first, so that hours are not spent on a broken file."""
+    from training.measures import measure_all  # noqa: PLC0415 - loads peft and bitsandbytes, for a fine-tune only
+
+    reader = reader_of(run)
+    problems = identity_problems(run, [quantized_path(run, kind) for kind in run.quantize.types])
+    comparison = _comparison(run)
+    if problems:
+        return {"passed": False, "problems": problems, "contestants": {}, **comparison}
+    figures = measure_all(run, reader, load_guard(load()), usable_cpus(os.environ))
+    problems = [*measure_problems(figures, run.evaluate), *divergence_problems(comparison, run.evaluate.most_kl)]
+    return {"passed": not problems, "problems": problems, "contestants": figures, **comparison}
+
+
+def judge_from_scratch(run: ScratchRun) -> dict[str, Any]:
+    """Verdict and figures of a model from scratch."""
+    source = quantized_path(run)
+    made = read_input(held_out_path(run), command_of("synthesise"))
+    examples = [json.loads(line) for line in held_out_path(run).read_text(encoding="utf-8").splitlines()]
+    figures, replies = evaluate(source, examples, made["held_out_pathologies"])
     for key, value in figures.items():
         say(f"evaluate: {key} = {value}")
-    problems = gate(figures, run.evaluate)
-    if problems:
-        raise TrainingError("the model is not good enough, nothing was published:\n" + "\n".join(problems))
-    publish(source, run)
+    comparison = _comparison(run)
+    problems = [
+        *identity_problems(run, [source]),
+        *gate(figures, run.evaluate),
+        *divergence_problems(comparison, run.evaluate.most_kl),
+    ]
+    return {"passed": not problems, "problems": problems, **figures, **comparison, "replies": replies}
 
 
-def evaluate(model_file: Path, examples: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Figures over all examples, and the replies as they came."""
-    guard = load_guard(load())
-    model = LlamaModel(model_file, _CONTEXT_TOKENS, usable_cpus(os.environ))
-    replies = []
-    started = time.monotonic()
-    for example in examples:
-        facts = facts_from_json(example["facts"])
-        slots = slot_values(facts)
-        text = "".join(
-            slots.get(p, p) for p in model.generate(model.encode(pieces_of(example)), _REPLY_TOKENS, lambda: False)
-        )
-        replies.append(
-            {"origin": example["origin"], "text": example["text"], "reply": text, **judge(text, facts, guard)}
-        )
-    seconds = time.monotonic() - started
-    model.close()
-    with_cause = [r for r in replies if r["first_cause_named"] is not None]
-    figures = {
-        "n": len(replies),
-        "accepted_whole": sum(r["accepted"] for r in replies) / len(replies),
-        "first_cause_named": sum(r["first_cause_named"] for r in with_cause) / max(1, len(with_cause)),
-        "urgency_contradicted": sum(r["urgency_contradicted"] for r in replies),
-        "three_to_six_sentences": sum(3 <= r["sentences"] <= 6 for r in replies) / len(replies),
-        "distinct_first_sentences": len({r["reply"].split(".")[0] for r in replies}),
-        "refusals": dict(Counter(r["refused"] for r in replies if r["refused"])),
-        "seconds_per_reply": round(seconds / len(replies), 3),
-    }
-    return figures, replies
-
-
-def judge(text: str, facts: Facts, guard: Guard) -> dict[str, Any]:
-    """What the service would make of a reply."""
-    sentences = split_reply(text)
-    refused = next((r for s in sentences if (r := guard.refuse(s, facts)) is not None), None)
-    stated = guard.states_action(sentences, facts.level)
-    named = facts.causes[0] in text if facts.causes else None
-    return {
-        "refused": refused.value if refused else None,
-        "accepted": refused is None and stated and named is not False,
-        "first_cause_named": named,
-        "urgency_contradicted": refused is Refusal.URGENCY or not stated,
-        "sentences": len(sentences),
-    }
+def identity_problems(run: Run, files: Sequence[Path]) -> list[str]:
+    """Whether each file reads the prompts that training wrote: same ids, same template."""
+    reader = reader_of(run)
+    problems: list[str] = []
+    for file in files:
+        server = LlamaModel(file, _CONTEXT_TOKENS, 1)
+        if isinstance(reader, ChatReader):
+            problems += [*token_problems(file, reader, server.encode), *template_problems(file, reader)]
+        elif isinstance(reader, SlotReader):
+            problems += slot_token_problems(file, reader, server.encode)
+        server.close()
+    return problems
 
 
 def gate(figures: dict[str, Any], floors: EvaluateConfig) -> list[str]:
-    """Why the model must not be published; empty when it may."""
+    """Which absolute floors the figures miss."""
     problems = []
-    for key in ("accepted_whole", "first_cause_named"):
-        if figures[key] < getattr(floors, key):
-            problems.append(f"{key} is {figures[key]:.3f}, the floor is {getattr(floors, key)}")
+    for key in ("accepted_whole", "first_cause_named", "accepted_unseen"):
+        value = figures.get(key)
+        if value is not None and value < getattr(floors, key):
+            problems.append(f"{key} is {value:.3f}, the floor is {getattr(floors, key)}")
     if figures["urgency_contradicted"] > floors.most_urgency_contradictions:
         problems.append(f"urgency contradicted {figures['urgency_contradicted']} times")
     return problems
@@ -118,6 +140,11 @@ def publish(source: Path, run: ScratchRun) -> None:
     shutil.copy(source, run.model)
     shutil.copy(manifest_path(source), manifest_path(run.model))
     say(f"evaluate: {run.model} published")
+
+
+def _comparison(run: Run) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(comparison_path(run).read_text(encoding="utf-8"))
+    return {"quantizations": content["quantizations"]}
 
 
 if __name__ == "__main__":
