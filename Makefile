@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 TRAIN_VENV := .venv-train
 CONFIG ?= training/configs/mini.yaml
-STAGES := synthesise tokenizer pretrain to_gguf quantize evaluate
 
 # llama-cpp-python is compiled for this machine; its image and audio part is not used.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
@@ -47,8 +46,9 @@ eval: $(VENV)/.dev ## Measure understanding, ranking, urgency and replies; CASES
 bench: install ## Measure start-up, memory and latency of a real server
 	$(VENV)/bin/python -m benchmarks.server
 
-train: $(TRAIN_VENV)/.train ## Make a model from CONFIG (default: the embedded one); an interrupted run goes on
-	set -e; for stage in $(STAGES); do $(TRAIN_VENV)/bin/python -m training.$$stage --config $(CONFIG); done
+train: $(TRAIN_VENV)/.train ## Run every stage of CONFIG (default: the embedded model); an interrupted run goes on
+	$(TRAIN_VENV)/bin/python -m training --config $(CONFIG) --list
+	$(TRAIN_VENV)/bin/python -m training --config $(CONFIG)
 
 train-mini: ## Make the embedded model again
 	$(MAKE) train CONFIG=training/configs/mini.yaml
@@ -61,9 +61,9 @@ lock: $(VENV)/.dev ## Renew requirements*.txt from pyproject.toml
 	for part in "" dev train; do \
 	  $(VENV)/bin/python -m piptools compile --quiet --upgrade --strip-extras --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host $${part:+--extra dev} \
-	    $$([ "$$part" = train ] && echo --extra train) -o requirements$${part:+-$$part}.txt pyproject.toml; \
+	    $$([ "$$part" = train ] && echo --extra train --extra train-test) -o requirements$${part:+-$$part}.txt pyproject.toml; \
 	done
-	sed -i -e 's/+cpu$$//' -e '/^#/d' -e '/^$$/d' requirements*.txt
+	sed -i -e 's/+cpu$$//' -e '/^#/d' -e '/^$$/d' requirements.txt requirements-dev.txt requirements-train.txt
 
 clean: ## Remove the environments and caches; models and training runs stay
 	rm -rf $(VENV) $(TRAIN_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
