@@ -28,9 +28,9 @@ _TAKES_UP = frozenset({"qui", "elle", "il", "elles", "ils", "ca"})  # "ma jambe 
 _GENDERS = {"il": "m", "ils": "m", "elle": "f", "elles": "f"}
 _AFTER_IMPERSONAL = frozenset({"y", "faut", "fallait", "faudrait", "fait", "parait", "semble", "suffit"})
 _MOST_TAKEN_UP = 3
-_WHAT_THINGS_DO = frozenset(
-    ["est", "etait", "devient", "dure", "revient", "persiste", "augmente", "grossit", "grandit", "saigne", "gratte",
-     "gonfle", "suinte", "coule", "lance", "s", "se", "n", "ne"]
+_WHAT_PEOPLE_DO = frozenset(
+    ["joue", "jouait", "boit", "buvait", "mange", "mangeait", "dort", "dormait", "court", "courait", "rit", "sourit",
+     "pleure", "parle", "marche", "tousse", "vomit", "respire", "tete", "refuse", "veut", "dit"]
 )  # fmt: skip
 _MOST_LIGHT_WORDS = 6
 _BESIDE = 3
@@ -102,26 +102,23 @@ def split_sentences(
     """The sentences of a document, with every word read through the lexicon."""
     sentences: list[Sentence] = []
     before: Sequence[str] = ()
-    of_a_person = False
     for _, group in groupby(enumerate(document.tokens), key=lambda item: item[1].sentence):
         numbered = [(index, token) for index, token in group if token.word not in SENTENCE_ENDS]
         if numbered:
             tokens = tuple(token for _, token in numbered)
             keys = tuple(lexicon.readings(token.word) for token in tokens)
             words = tuple(_mended(token.word, lexicon, cue_words) for token in tokens)
-            taken_up = _taken_up(words, before, lexicon, nouns, of_a_person=of_a_person)
-            sentences.append(Sentence(numbered[0][0], tokens, keys, words, taken_up))
+            sentences.append(Sentence(numbered[0][0], tokens, keys, words, _taken_up(words, before, lexicon, nouns)))
             before = words
-            of_a_person = of_a_person or any(word in nouns.relatives for word in words)
     return tuple(sentences)
 
 
 def _taken_up(
-    words: Sequence[str], before: Sequence[str], lexicon: Lexicon, nouns: Nouns, *, of_a_person: bool
+    words: Sequence[str], before: Sequence[str], lexicon: Lexicon, nouns: Nouns
 ) -> dict[int, tuple[str, ...]]:
     """The nouns that each il and elle of a sentence may stand for: those told of just before, unless it is a person.
 
-    In a message about a relative ("elle joue et boit") a thing is only taken up by what things do ("elle gratte").
+    What people do ("elle joue et boit") takes up no thing.
     """
     found: dict[int, tuple[str, ...]] = {}
     told = [word for word in before if word in nouns.genders]
@@ -131,8 +128,7 @@ def _taken_up(
         if word in nouns.genders:
             told.append(word)
         follows = words[index + 1] if index + 1 < len(words) else ""
-        a_person = of_a_person and follows not in _WHAT_THINGS_DO
-        gender = None if a_person or follows in _AFTER_IMPERSONAL else _GENDERS.get(word)
+        gender = None if follows in _AFTER_IMPERSONAL or follows in _WHAT_PEOPLE_DO else _GENDERS.get(word)
         if gender and (meant := [noun for noun in told if nouns.genders[noun] == gender]):
             found[index] = tuple(dict.fromkeys(lexicon.key(noun) for noun in meant[-_MOST_TAKEN_UP:]))
     return found

@@ -79,15 +79,17 @@ class Parameters:
     """Every weight is multiplied by this."""
     group_damping: float = 0.7
     """Share of its weight that the second finding of a group keeps (its square for the third, and so on)."""
-    said: float = 0.4
+    said: float = 0.5
     """How often patients mention a finding that they have, as far as silence counts."""
+    whole_story: int = 6
+    """Findings after which a patient has told everything; silence weighs in proportion before."""
     said_obligate: float = 0.8
     """The same for what defines a disease ("pregnancy")."""
     least_missed: float = 0.3
     """Silence counts against a cause for findings at least this frequent in it."""
-    unlisted: tuple[float, float, float, float, float] = (0.15, 0.4, 0.75, 1.35, 2.1)
+    unlisted: tuple[float, float, float, float, float] = (0.1, 0.27, 0.5, 0.9, 1.4)
     """Nats lost by a cause that does not list a present finding, by importance 1 to 5."""
-    sibling: float = 1.2
+    sibling: float = 1.0
     """Nats lost when a cause lists other kinds of a symptom than the one said (pain elsewhere)."""
     named: float = 2.0
     """Most that the mere name of a disease may weigh for it, in nats."""
