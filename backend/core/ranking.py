@@ -41,8 +41,6 @@ class Scores:
     items: tuple[_Item, ...]
     silence_broken: frozenset[int]
     """The rows of `Weights.unsaid_UD` that do not count, because the patient spoke of the finding."""
-    silence: float
-    """Share of its weight that silence has after what was said, 0 to 1."""
 
     @cached_property
     def order(self) -> list[int]:
@@ -64,7 +62,7 @@ class Ranking:
             for member in (finding, *knowledge.ancestors(finding)):
                 self._families[member].append(self.weights.row[finding])
         self._unsaid_place = {row: place for place, row in enumerate(self.weights.unsaid_rows)}
-        self._unsaid_D = self.weights.unsaid_UD.sum(axis=0, dtype=np.float64)
+        self._silent_D = self.weights.prior_D + self.weights.unsaid_UD.sum(axis=0, dtype=np.float64)
 
     @property
     def pathologies(self) -> tuple[Pathology, ...]:
@@ -76,21 +74,18 @@ class Ranking:
         items = [*self._damp(self._items(observations)), *self._facts(patient)]
         spoken_of = {row for o in observations for row in self._rows_spoken_of(o)}
         broken = sorted(self._unsaid_place[row] for row in spoken_of if row in self._unsaid_place)
-        told = {o.finding.id for o in observations if counted_state(o) is State.PRESENT}
-        silence = min(1.0, len(told) / self.parameters.whole_story)
-        unsaid_D = self._unsaid_D - self.weights.unsaid_UD[broken].sum(axis=0, dtype=np.float64)
-        log_odds_D = self.weights.prior_D + silence * unsaid_D
+        log_odds_D = self._silent_D - self.weights.unsaid_UD[broken].sum(axis=0, dtype=np.float64)
         for item in items:
             log_odds_D = log_odds_D + item.weights_D
         p_D, p_other = probabilities(log_odds_D)
-        return Scores(log_odds_D, p_D, p_other, tuple(items), frozenset(broken), silence)
+        return Scores(log_odds_D, p_D, p_other, tuple(items), frozenset(broken))
 
     def explain(self, scores: Scores, column: int) -> Cause:
         """One cause with the weight of every item for and against it, strongest first."""
         evidence = [Evidence(i.finding, i.label, float(i.weights_D[column]), i.quote) for i in scores.items]
         for place in np.flatnonzero(self.weights.unsaid_UD[:, column]):
             if int(place) not in scores.silence_broken:
-                weight = scores.silence * float(self.weights.unsaid_UD[place, column])
+                weight = float(self.weights.unsaid_UD[place, column])
                 finding = self._findings[self.weights.unsaid_rows[place]]
                 evidence.append(Evidence(finding.id, f"{finding.label} : non mentionné", weight, None))
         return Cause(

@@ -81,8 +81,8 @@ class Parameters:
     """Share of its weight that the second finding of a group keeps (its square for the third, and so on)."""
     said: float = 0.5
     """How often patients mention a finding that they have, as far as silence counts."""
-    whole_story: int = 6
-    """Findings after which a patient has told everything; silence weighs in proportion before."""
+    most_silent: float = 3.0
+    """Most that a cause loses by all silence together, in nats: a long profile is no reason to come later."""
     said_obligate: float = 0.8
     """The same for what defines a disease ("pregnancy")."""
     least_missed: float = 0.3
@@ -220,4 +220,6 @@ class Weights:
                     said = parameters.said_obligate if p >= P_OF_CLASS[Frequency.OBLIGATE] else parameters.said
                     silence = np.log1p(-said * p) - np.log1p(-said * self.background_F[row])
                     unsaid_UD[place[row], column] = parameters.calibration * silence
+        total_D = -unsaid_UD.sum(axis=0)
+        unsaid_UD *= np.minimum(1.0, parameters.most_silent / np.maximum(total_D, 1e-6))
         return tuple(counted), unsaid_UD
