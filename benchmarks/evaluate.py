@@ -28,7 +28,7 @@ from backend.core.weights import Parameters
 from backend.settings import EMBEDDED_MODEL
 from benchmarks import consistency, interview
 from benchmarks.cases import Case, Figures, assertions, diagnosis, perturbed, read_cases, urgency, wilson
-from training.config import ScratchRun, load_config
+from training.config import load_scratch
 from training.embedded import evaluate as evaluate_replies
 from training.synthesise import Synthesiser
 
@@ -67,9 +67,7 @@ def own_figures(diagnoser: Diagnoser, *, quick: bool) -> list[Figures]:
 
 def _told(diagnoser: Diagnoser) -> Figures:
     """Messages in lay wordings, and the embedded model's replies to them."""
-    run = load_config(_CONFIG)
-    assert isinstance(run, ScratchRun)
-    examples = list(Synthesiser(diagnoser, run.synthesise, _SEED).held_out())
+    examples = list(Synthesiser(diagnoser, load_scratch(_CONFIG).synthesise, _SEED).held_out())
     told = Figures("drawn patients' messages, and the embedded model's replies", len(examples))
     orders = [[c.pathology.id for c in diagnoser.assess(e["text"], Patient()).differential] for e in examples]
     for top in (1, 3, 5):
@@ -131,8 +129,8 @@ def ablations(knowledge: Knowledge) -> dict[str, Callable[[], Diagnoser]]:
     """The service without one of its parts."""
     base = Parameters()
 
-    def ranked(**changes: float) -> Diagnoser:
-        return Diagnoser(knowledge, Ranking(knowledge, replace(base, **changes)))  # type: ignore[arg-type]
+    def ranked(parameters: Parameters) -> Diagnoser:
+        return Diagnoser(knowledge, Ranking(knowledge, parameters))
 
     def without_typos() -> Diagnoser:
         lexicon = copy.copy(knowledge.lexicon)
@@ -140,11 +138,11 @@ def ablations(knowledge: Knowledge) -> dict[str, Callable[[], Diagnoser]]:
         return Diagnoser(replace(knowledge, lexicon=lexicon))
 
     return {
-        "everything": ranked,
+        "everything": lambda: ranked(base),
         "assertion (all affirmed)": lambda: Diagnoser(knowledge, _AllPresent(knowledge)),
-        "damping of similar findings": lambda: ranked(group_damping=1.0),
-        "silence about usual findings": lambda: ranked(said=0.0, said_obligate=0.0),
-        "prevalence": lambda: ranked(prior_power=0.0),
+        "damping of similar findings": lambda: ranked(replace(base, group_damping=1.0)),
+        "silence about usual findings": lambda: ranked(replace(base, said=0.0, said_obligate=0.0)),
+        "prevalence": lambda: ranked(replace(base, prior_power=0.0)),
         "age and sex": lambda: Diagnoser(knowledge, _NobodyInParticular(knowledge)),
         "spelling correction": without_typos,
     }
@@ -156,10 +154,10 @@ def ablation_table(folder: Path, knowledge: Knowledge) -> Iterable[str]:
     yield "| without | " + " | ".join(f"{name}, first 1 / first 5" for name in files) + " |"
     yield "|---" * (len(files) + 1) + "|"
     for part, build in ablations(knowledge).items():
-        diagnoser = build()
+        assess = build().assess
         cells = []
         for name, cases in files.items():
-            figures = diagnosis(name, cases, [], lambda text, patient, d=diagnoser: d.assess(text, patient))  # type: ignore[misc]
+            figures = diagnosis(name, cases, [], assess)
             cells.append(" / ".join(f"{figures.shares[k][0] / figures.n:.3f}" for k in ("first 1", "first 5")))
         yield f"| {'nothing' if part == 'everything' else part} | " + " | ".join(cells) + " |"
 

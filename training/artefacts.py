@@ -18,28 +18,22 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from backend.engine.manifest import sha256_of
 from training.errors import StaleArtefactError
 
-_CHUNK = 1 << 20
-_TOOLS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "sentencepiece", "llama-cpp-python", "numpy")
+_TOOLS = ("torch", "transformers", "peft", "bitsandbytes", "sentencepiece", "llama-cpp-python", "numpy")
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of every file of a folder."""
+    if not path.is_dir():
+        return sha256_of(path)
     digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(str(file.relative_to(path)).encode() + b"\0")
-            _update(digest, file)
-    else:
-        _update(digest, path)
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(str(file.relative_to(path)).encode() + b"\0")
+        with file.open("rb") as content:
+            hashlib.file_digest(content, lambda: digest)
     return digest.hexdigest()
-
-
-def _update(digest: hashlib._Hash, file: Path) -> None:
-    with file.open("rb") as content:
-        while chunk := content.read(_CHUNK):
-            digest.update(chunk)
 
 
 def manifest_of(artefact: Path) -> Path:

@@ -262,32 +262,47 @@ def load_config(path: Path) -> ScratchRun | TuneRun:
         raise ConfigError("\n".join(lines)) from None
 
 
-def config_from_args(description: str) -> ScratchRun | TuneRun:
-    """The configuration named on the command line of a stage: `--config training/configs/mini.yaml`."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    return load_config(parser.parse_args().config)
-
-
-def scratch_from_args(description: str) -> ScratchRun:
-    """The same, for a stage of a model from scratch.
+def load_scratch(path: Path) -> ScratchRun:
+    """The same, for a model from scratch.
 
     Raises:
-        ConfigError: the file describes a fine-tune.
+        ConfigError: with every problem in the file, or because it describes a fine-tune.
     """
-    run = config_from_args(description)
+    run = load_config(path)
     if isinstance(run, TuneRun):
         raise ConfigError(f"{run.name} is a fine-tune; its stages are: {', '.join(TUNE_STAGES)}")
     return run
 
 
-def tune_from_args(description: str) -> TuneRun:
-    """The same, for a stage of a fine-tune.
+def load_tune(path: Path) -> TuneRun:
+    """The same, for a fine-tune.
 
     Raises:
-        ConfigError: the file describes a model from scratch.
+        ConfigError: with every problem in the file, or because it describes a model from scratch.
     """
-    run = config_from_args(description)
+    run = load_config(path)
     if isinstance(run, ScratchRun):
         raise ConfigError(f"{run.name} is a model from scratch; its stages are: {', '.join(SCRATCH_STAGES)}")
     return run
+
+
+def config_from_args(description: str) -> ScratchRun | TuneRun:
+    """The configuration named on the command line of a stage: `--config training/configs/mini.yaml`."""
+    return load_config(_path_from_args(description))
+
+
+def scratch_from_args(description: str) -> ScratchRun:
+    """The same, for a stage of a model from scratch."""
+    return load_scratch(_path_from_args(description))
+
+
+def tune_from_args(description: str) -> TuneRun:
+    """The same, for a stage of a fine-tune."""
+    return load_tune(_path_from_args(description))
+
+
+def _path_from_args(description: str) -> Path:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    path: Path = parser.parse_args().config
+    return path

@@ -10,23 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from training.cleaning import Reason
-from training.config import Run, SourceConfig, TuneRun
+from training.config import SourceConfig, TuneRun
 from training.sources import HUB_NAMES
-
-
-def rejects_path(run: Run) -> Path:
-    """Every row that was dropped: file, line and reason."""
-    return run.folder / "rejects.jsonl"
-
-
-def licences_path(run: Run) -> Path:
-    """Per source: licence, attribution, hash and counts."""
-    return run.folder / "licences.json"
-
-
-def card_path(run: Run) -> Path:
-    """The description of the data, for people."""
-    return run.folder / "data_card.md"
 
 
 @dataclass(slots=True)

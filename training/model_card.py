@@ -18,8 +18,7 @@ from backend.core.prompt import Style
 from backend.engine.manifest import Manifest
 from training.artefacts import manifest_of
 from training.config import Run, ScratchRun, SourceKind, TuneRun
-from training.ledger import licences_path
-from training.paths import adapter_path, model_path
+from training.paths import adapter_path, licences_path, model_path
 
 NOT_A_DEVICE = "Not a medical device, not for diagnosis"
 _OWN_LICENCE = "mit"

@@ -22,6 +22,21 @@ def held_out_path(run: Run) -> Path:
     return run.folder / "held_out.jsonl"
 
 
+def rejects_path(run: Run) -> Path:
+    """Every row that was dropped: file, line and reason."""
+    return run.folder / "rejects.jsonl"
+
+
+def licences_path(run: Run) -> Path:
+    """Per source: licence, attribution, hash and counts."""
+    return run.folder / "licences.json"
+
+
+def card_path(run: Run) -> Path:
+    """The description of the data, for people."""
+    return run.folder / "data_card.md"
+
+
 def tokenizer_path(run: Run) -> Path:
     """The sentencepiece model of a run from scratch."""
     return run.folder / "tokenizer.model"

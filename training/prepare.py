@@ -34,8 +34,8 @@ from training.cleaning import Reason
 from training.config import SourceKind, TuneRun, tune_from_args
 from training.errors import TrainingError
 from training.intake import ENTRY, Intake
-from training.ledger import Account, card, card_path, licences, licences_path, rejects_path, table
-from training.paths import held_out_path, train_path
+from training.ledger import Account, card, licences, table
+from training.paths import card_path, held_out_path, licences_path, rejects_path, train_path
 from training.progress import Progress
 from training.replies import PHRASES
 from training.sources import Place, Record, Side, file_hash, locate, read, survey

@@ -26,9 +26,8 @@ from training.artefacts import is_done, manifest_of, read_input, say, write_mani
 from training.config import PublishConfig, Run, ScratchRun, TuneRun, load_config
 from training.destinations import ReleaseFile, hub_repository, send
 from training.errors import ConfigError, TrainingError
-from training.ledger import card_path, licences_path
 from training.model_card import Model, write_card
-from training.paths import command_of, comparison_path, evaluation_path, quantized_path
+from training.paths import card_path, command_of, comparison_path, evaluation_path, licences_path, quantized_path
 
 SERVED = "Q4_K_M"
 _HUB = "https://huggingface.co"

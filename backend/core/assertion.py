@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from backend.core.cues import Cue, CueKind
 from backend.core.entities import Mention, State
 from backend.core.measures import Measure, Unit
-from backend.core.mentions import Sentence
+from backend.core.sentences import Sentence
 
 _LIST_CONTINUES = frozenset({"de", "d", "ni", "ou", "non", "aucun", "aucune", "pas", "sans", "jamais"})
 _NOUN_MARKERS = frozenset({"de", "d", "des", "du", "un", "une", "la", "le", "l", "les"})

@@ -10,13 +10,12 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Protocol
 
 from backend.core.entities import NAMED, Mention
 from backend.core.lexicon import NEGATORS, Lexicon, Wording
-from backend.core.text import SENTENCE_ENDS, Document, Token
+from backend.core.sentences import Sentence
 
 _BREAKERS = frozenset({"mais", "sauf", "hormis", "cependant", "pourtant", "toutefois"})
 _TIME_UNITS = frozenset({"an", "ans", "mois", "semaine", "semaines", "jour", "jours", "heure", "heures", "h", "fois"})
@@ -25,13 +24,6 @@ _COORDINATORS = frozenset({"et", "ou", "ni"})
 _JOINTS = frozenset({"et", "ou", "ni", ","})
 _SUBJECTS = frozenset({"j", "je", "il", "elle", "on", "ca", "c", "ils", "elles"})
 _TAKES_UP = frozenset({"qui", "elle", "il", "elles", "ils", "ca"})  # "ma jambe a été écrasée, elle est dure"
-_GENDERS = {"il": "m", "ils": "m", "elle": "f", "elles": "f"}
-_AFTER_IMPERSONAL = frozenset({"y", "faut", "fallait", "faudrait", "fait", "parait", "semble", "suffit"})
-_MOST_TAKEN_UP = 3
-_WHAT_PEOPLE_DO = frozenset(
-    ["joue", "jouait", "boit", "buvait", "mange", "mangeait", "dort", "dormait", "court", "courait", "rit", "sourit",
-     "pleure", "parle", "marche", "tousse", "vomit", "respire", "tete", "refuse", "veut", "dit"]
-)  # fmt: skip
 _MOST_LIGHT_WORDS = 6
 _BESIDE = 3
 _INTENSIFIERS = frozenset({"tres", "si", "plus", "aussi", "trop", "vraiment", "assez", "bien", "super", "hyper"})
@@ -71,71 +63,6 @@ class _Match:
     @property
     def spread(self) -> int:
         return max(self.tokens) - min(self.tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """The tokens of one sentence, the keys each may stand for, and its words with typing errors in cues mended.
-
-    `first` is the index in the document of the first token. `stands_for` gives the keys of the nouns that a pronoun
-    may take up, by index in the sentence ("mon genou a doublé. Il est rouge").
-    """
-
-    first: int
-    tokens: tuple[Token, ...]
-    keys: tuple[tuple[str, ...], ...]
-    words: tuple[str, ...]
-    stands_for: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Nouns:
-    """What pronouns may stand for: the `genders` ("m", "f") of things told of, and the names of `relatives`."""
-
-    genders: Mapping[str, str]
-    relatives: Container[str]
-
-
-def split_sentences(
-    document: Document, lexicon: Lexicon, cue_words: Container[str], nouns: Nouns
-) -> tuple[Sentence, ...]:
-    """The sentences of a document, with every word read through the lexicon."""
-    sentences: list[Sentence] = []
-    before: Sequence[str] = ()
-    for _, group in groupby(enumerate(document.tokens), key=lambda item: item[1].sentence):
-        numbered = [(index, token) for index, token in group if token.word not in SENTENCE_ENDS]
-        if numbered:
-            tokens = tuple(token for _, token in numbered)
-            keys = tuple(lexicon.readings(token.word) for token in tokens)
-            words = tuple(_mended(token.word, lexicon, cue_words) for token in tokens)
-            sentences.append(Sentence(numbered[0][0], tokens, keys, words, _taken_up(words, before, lexicon, nouns)))
-            before = words
-    return tuple(sentences)
-
-
-def _taken_up(
-    words: Sequence[str], before: Sequence[str], lexicon: Lexicon, nouns: Nouns
-) -> dict[int, tuple[str, ...]]:
-    """The nouns that each il and elle of a sentence may stand for: those told of just before, unless it is a person.
-
-    What people do ("elle joue et boit") takes up no thing.
-    """
-    found: dict[int, tuple[str, ...]] = {}
-    told = [word for word in before if word in nouns.genders]
-    for index, word in enumerate(words):
-        if word in nouns.relatives:
-            break
-        if word in nouns.genders:
-            told.append(word)
-        follows = words[index + 1] if index + 1 < len(words) else ""
-        gender = None if follows in _AFTER_IMPERSONAL or follows in _WHAT_PEOPLE_DO else _GENDERS.get(word)
-        if gender and (meant := [noun for noun in told if nouns.genders[noun] == gender]):
-            found[index] = tuple(dict.fromkeys(lexicon.key(noun) for noun in meant[-_MOST_TAKEN_UP:]))
-    return found
-
-
-def _mended(word: str, lexicon: Lexicon, cue_words: Container[str]) -> str:
-    return next((form for form in lexicon.corrections(word) if form in cue_words), word)
 
 
 @dataclass(frozen=True, slots=True)

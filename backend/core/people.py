@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from backend.core.cues import Cue, CueKind, Cues
 from backend.core.entities import Mention, Patient
 from backend.core.measures import Measure, Unit
-from backend.core.mentions import Sentence
+from backend.core.sentences import Sentence
 
 WRITER = "je"
 FAMILY = "famille"

@@ -14,8 +14,9 @@ from backend.core.cues import Cue, CueKind
 from backend.core.entities import FAMILY_HISTORY, NAMED, Mention, Patient, Span, State
 from backend.core.knowledge import Knowledge
 from backend.core.measures import Measure, Unit, find_measures
-from backend.core.mentions import Lists, Nouns, Sentence, find_mentions, split_sentences
+from backend.core.mentions import Lists, find_mentions
 from backend.core.people import WRITER, find_people, traits
+from backend.core.sentences import Nouns, Sentence, split_sentences
 from backend.core.text import Document, read
 
 _SHORTEST_UNREAD_WORDS = 2

@@ -155,12 +155,17 @@ class _Handler(BaseHTTPRequestHandler):
 def serve_hub() -> Iterator[Hub]:
     """A hub that answers at its `url` inside the context."""
     hub = Hub()
-    server = _Server(hub)
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with running(_Server(hub)) as hub.url:
+        yield hub
+
+
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[str]:
+    """The address of a server that answers inside the context."""
     thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01), name="stand-in-hub", daemon=True)
     thread.start()
     try:
-        yield hub
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

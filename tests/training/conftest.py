@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.config import ScratchRun, load_config
+from training.config import ScratchRun, load_scratch
 
 ROOT = Path(__file__).parents[2]
 # One thread: models this small are slower on several cores, above all on busy ones.
@@ -28,9 +28,7 @@ class TinyRun:
     @property
     def run(self) -> ScratchRun:
         """The loaded configuration."""
-        run = load_config(self.config)
-        assert isinstance(run, ScratchRun)
-        return run
+        return load_scratch(self.config)
 
     def stage(self, name: str) -> subprocess.CompletedProcess[str]:
         """`python -m training.<name> --config ...`, from the root of the repository."""

@@ -13,8 +13,7 @@ from backend.core.prompt import Style, prompt_id
 from backend.engine.manifest import Manifest, manifest_path, sha256_of
 from training.artefacts import write_manifest
 from training.config import TuneRun, load_config
-from training.ledger import licences_path
-from training.paths import adapter_path, comparison_path, evaluation_path, model_path, quantized_path
+from training.paths import adapter_path, comparison_path, evaluation_path, licences_path, model_path, quantized_path
 
 NAME = "doctis-ai-tested"
 SECRET = "J'ai mal à la tête depuis hier"

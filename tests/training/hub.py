@@ -21,7 +21,7 @@ from urllib.parse import parse_qs
 
 import yaml
 
-from tests.engine.stand_in_hub import Answer, Hub, Request, _Handler, _Server
+from tests.engine.stand_in_hub import Answer, Hub, Request, _Handler, _Server, running
 
 TOKEN = "hf_writes"
 _FIRST_COMMIT = "0" * 40
@@ -221,13 +221,8 @@ def serve_upload_hub() -> Iterator[UploadHub]:
     hub = UploadHub()
     server = _Server(hub)
     server.RequestHandlerClass = _UploadHandler
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01), name="upload-hub", daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(server) as hub.url:
+        try:
+            yield hub
+        finally:
+            hub.closing.set()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from training.config import ScratchRun, TuneRun, config_from_args, load_config
+from training.config import ScratchRun, TuneRun, config_from_args, load_config, load_scratch
 from training.errors import ConfigError, TrainingError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
@@ -25,13 +25,6 @@ PLAIN: dict[str, Any] = {
     },
     "evaluate": {},
 }  # fmt: skip
-
-
-def scratch(path: Path) -> ScratchRun:
-    """A configuration of a model from scratch."""
-    run = load_config(path)
-    assert isinstance(run, ScratchRun)
-    return run
 
 
 def written(folder: Path, **changes: object) -> Path:
@@ -70,7 +63,7 @@ def test_the_embedded_and_the_smoke_model_have_a_configuration() -> None:
 
 def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     """Seed, held-out shares, context and floors need not be written."""
-    run = scratch(written(tmp_path))
+    run = load_scratch(written(tmp_path))
     assert (run.seed, run.synthesise.held_out, run.pretrain.context) == (17, 200, 1024)
     assert run.evaluate.most_urgency_contradictions == 0
 
@@ -141,7 +134,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_configuration_cannot_be_changed(tmp_path: Path) -> None:
     """What the manifest records is what ran."""
-    run = scratch(written(tmp_path))
+    run = load_scratch(written(tmp_path))
     with pytest.raises(ValueError, match="frozen"):
         run.pretrain.steps = 5  # type: ignore[misc]  # the point of the test
 

@@ -18,7 +18,8 @@ pytest.importorskip("peft", reason="needs the training environment")
 from backend.core.prompt import Style
 from backend.engine.llama import LlamaModel
 from tests.training.conftest import TinyRun
-from tests.training.tuned import QUIET, Tuned, quantized, run_stage
+from tests.training.tuned import Tuned, quantized, run_stage
+from tests.training.tunes import QUIET
 from training.artefacts import manifest_of, write_manifest
 from training.config import GateConfig
 from training.errors import StaleArtefactError, TrainingError

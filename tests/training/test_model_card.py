@@ -18,8 +18,7 @@ from tests.training.finished import BASE_REVISION, LICENCES, make_finished
 from training import publish
 from training.artefacts import write_manifest
 from training.config import ScratchRun, load_config
-from training.ledger import licences_path
-from training.paths import adapter_path, comparison_path, evaluation_path, model_path, quantized_path
+from training.paths import adapter_path, comparison_path, evaluation_path, licences_path, model_path, quantized_path
 
 
 @dataclass(frozen=True)

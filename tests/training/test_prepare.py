@@ -23,7 +23,7 @@ from tests.training.conftest import ENVIRONMENT, ROOT, TinyRun
 from tests.training.test_sources import GENERIC, MEDQUAD
 from training import prepare as stage
 from training.artefacts import manifest_of
-from training.config import TuneRun, load_config
+from training.config import TuneRun, load_tune
 from training.duplicates import jaccard, shingles_of, words_of
 from training.errors import ConfigError, TrainingError
 from training.synthesise import facts_from_json
@@ -48,9 +48,7 @@ class Prepared:
     @property
     def run(self) -> TuneRun:
         """The loaded configuration."""
-        run = load_config(self.config)
-        assert isinstance(run, TuneRun)
-        return run
+        return load_tune(self.config)
 
     def change(self, section: str, changes: dict[str, Any]) -> None:
         """Change a section of the configuration."""

@@ -18,7 +18,8 @@ from backend.core.prompt import Piece, Style, prompt_id
 from backend.engine.llama import LlamaModel
 from backend.engine.manifest import check_model, manifest_path, sha256_of
 from tests.training.conftest import TinyRun
-from tests.training.tuned import QUIET, Tuned, quantized, run_stage, share_converter
+from tests.training.tuned import Tuned, quantized, run_stage, share_converter
+from tests.training.tunes import QUIET
 from training import quantize as stage
 from training.artefacts import manifest_of, write_manifest
 from training.errors import StaleArtefactError, TrainingError

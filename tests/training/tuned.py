@@ -21,7 +21,7 @@ from backend.core.prompt import SYSTEM_PROMPT, Style, user_text
 from tests.training.bases import make_llama_base, make_phi3_base
 from tests.training.conftest import ROOT
 from training.artefacts import write_manifest
-from training.config import TuneRun, load_config
+from training.config import TuneRun, load_tune
 from training.items import reader_of
 from training.paths import adapter_path, held_out_path, model_path, train_path
 from training.replies import spell_out
@@ -31,8 +31,6 @@ BASES: dict[Style, tuple[Callable[[Path], Path], str]] = {
     Style.PHI3: (make_phi3_base, "Phi-3-mini-4k-instruct-doctis"),
     Style.ZEPHYR: (make_llama_base, "tinyllama-doctis"),
 }
-# peft asks transformers for a property that is being renamed.
-QUIET = [pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")]
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,7 @@ class Tuned:
     @property
     def run(self) -> TuneRun:
         """The loaded configuration."""
-        run = load_config(self.config)
-        assert isinstance(run, TuneRun)
-        return run
+        return load_tune(self.config)
 
     def copy(self, folder: Path, **sections: dict[str, Any]) -> Tuned:
         """The same run in another folder, with sections changed; what was made is copied, and may be spoilt."""

@@ -18,7 +18,7 @@ import yaml
 from backend.core.prompt import Style
 from tests.training.bases import chat_rows
 from training.artefacts import write_manifest
-from training.config import TuneRun, load_config
+from training.config import TuneRun, load_tune
 from training.paths import held_out_path, train_path
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +44,7 @@ class Tune:
     @property
     def run(self) -> TuneRun:
         """The loaded configuration."""
-        run = load_config(self.config)
-        assert isinstance(run, TuneRun)
-        return run
+        return load_tune(self.config)
 
     def stage(self, name: str) -> subprocess.CompletedProcess[str]:
         """`python -m training.<name> --config ...`."""
