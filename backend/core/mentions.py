@@ -24,6 +24,7 @@ _COORDINATORS = frozenset({"et", "ou", "ni"})
 _JOINTS = frozenset({"et", "ou", "ni", ","})
 _SUBJECTS = frozenset({"j", "je", "il", "elle", "on", "ca", "c", "ils", "elles"})
 _TAKES_UP = frozenset({"qui", "elle", "il", "elles", "ils", "ca"})  # "ma jambe a été écrasée, elle est dure"
+_SIDES = frozenset({"gauche", "gauches", "droit", "droits", "droite", "droites"})
 _MOST_LIGHT_WORDS = 6
 _BESIDE = 3
 _INTENSIFIERS = frozenset({"tres", "si", "plus", "aussi", "trop", "vraiment", "assez", "bien", "super", "hyper"})
@@ -144,9 +145,16 @@ def _match(
             words = {token.word for token in sentence.tokens[tokens[0] : tokens[-1] + 1]}
             return _Match(
                 wording, tokens, len(wording.details - words), sum(word in words for word in wording.words),
-                bool(words & _JOINTS), _guesses(wording, tokens, sentence, lexicon),
+                _is_coordinated(tokens, sentence, lists), _guesses(wording, tokens, sentence, lexicon),
             )  # fmt: skip
     return None
+
+
+def _is_coordinated(tokens: tuple[int, ...], sentence: Sentence, lists: Lists) -> bool:
+    """Whether the match reaches over a joint; the head of a list of places may: "mal à la gorge et sous la mâchoire"."""
+    if len(tokens) > 2 and any(key in lists.heads for key in sentence.keys[tokens[0]]):
+        tokens = tokens[1:]
+    return any(token.word in _JOINTS for token in sentence.tokens[tokens[0] : tokens[-1] + 1])
 
 
 def _is_adverb(index: int, tokens: tuple[int, ...], sentence: Sentence, lists: Lists) -> bool:
@@ -229,7 +237,7 @@ def _stands_close(
             reaches = several or then in own or any(key in lists.heads for key in sentence.keys[tokens[0]])
             if follows in _SUBJECTS or not reaches:
                 return False
-        elif _is_light(word, lexicon, lists):
+        elif _is_light(word, lexicon, lists) or (word in _SIDES and sentence.tokens[index - 1].word in lists.sites):
             light += 1
         else:
             foreign += 1
