@@ -151,7 +151,7 @@ def _match(
 
 
 def _is_coordinated(tokens: tuple[int, ...], sentence: Sentence, lists: Lists) -> bool:
-    """Whether the match reaches over a joint; the head of a list of places may: "mal à la gorge et sous la mâchoire"."""
+    """Whether a match reaches over a joint; the head of a list of places may: "mal à la gorge et sous la mâchoire"."""
     if len(tokens) > 2 and any(key in lists.heads for key in sentence.keys[tokens[0]]):
         tokens = tokens[1:]
     return any(token.word in _JOINTS for token in sentence.tokens[tokens[0] : tokens[-1] + 1])
