@@ -1,7 +1,7 @@
 """A fine-tune as a person makes it: one command from a base and rows to published files, which the service then serves.
 
-Only the bases are small: the architectures, tokenizers and templates of Phi-3-mini and TinyLlama-Chat, nf4 adapters, the
-real converter, the gate (with margins that a model of random weights passes), a hub and an S3 on this machine.
+Only the bases are small: the architectures, tokenizers and templates of Phi-3-mini and TinyLlama-Chat, nf4 adapters,
+the real converter, the gate (with margins that random weights pass), a hub and an S3 on this machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import httpx
 import pytest
 import yaml
 
-pytestmark = pytest.mark.training
 pytest.importorskip("moto", reason="needs the training environment")
 
 import boto3
@@ -36,6 +35,8 @@ from tests.training.tuned import BASES, share_converter
 from training.__main__ import State, stages_of, state_of
 from training.config import load_tune
 from training.paths import adapter_path, comparison_path, evaluation_path, quantized_path
+
+pytestmark = pytest.mark.training
 
 _REPO, _BUCKET = "someone/doctis-ai-tuned", "models"
 _OWN_ROWS = (
