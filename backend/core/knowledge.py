@@ -88,7 +88,8 @@ class Knowledge:
     def troubles(self) -> frozenset[str]:
         """Complaints, and what happened to somebody ("ma fille a bu du déboucheur"): who has them is the patient."""
         happened = (f.id for f in self.findings.values() if f.kind is Kind.CONTEXT and not f.about_others)
-        return self.complaints.union(happened)
+        ill = (f for f in self.complaints if not self.findings[f].about_others)
+        return frozenset(ill).union(happened)
 
     @cached_property
     def cue_words(self) -> frozenset[str]:

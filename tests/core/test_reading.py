@@ -57,6 +57,12 @@ def read(diagnoser: Diagnoser, text: str) -> dict[str, str]:
         ("Une contracture dans le cou m'empêche de tourner la tête.", "dizziness", None),
         ("Je respire souvent la fumée de cigarette des autres.", "gas_heating_exposure", None),
         ("J'ai mangé quelque chose auquel je suis allergique.", "allergen_exposure", "present"),
+        ("J'ai failli avoir un accident de voiture.", "severe_trauma", "unknown"),
+        ("J'ai failli m'évanouir.", "near_fainting", "present"),
+        ("Mes urines ont leur couleur et leur odeur normales.", "cloudy_urine", None),
+        ("Une croûte jaune sur la peau du visage.", "jaundice", None),
+        ("Je prends un médicament pour la tension depuis 3 ans.", "new_medication", None),
+        ("Mon bébé est tout endormi.", "drowsiness", "present"),
     ],
 )
 def test_a_message_is_read_as_it_is_meant(diagnoser: Diagnoser, text: str, finding: str, state: str | None) -> None:
@@ -71,6 +77,14 @@ def test_family_history_weighs(diagnoser: Diagnoser) -> None:
     p = {c.pathology.id: c.probability for c in alone.differential}
     q = {c.pathology.id: c.probability for c in with_family.differential}
     assert q["chronic_asthma"] > p.get("chronic_asthma", 0)
+
+
+def test_the_unborn_is_not_the_patient(diagnoser: Diagnoser) -> None:
+    """What a pregnant woman tells of the baby she carries is about her."""
+    found = diagnoser.assess("Enceinte de 34 semaines, mon bébé bouge moins depuis hier.", Patient())
+    assert (found.patient.age, found.patient.pregnant) == (None, True)
+    assert "reduced_fetal_movements" in {reason.rule for reason in found.triage.reasons}
+    assert found.differential[0].pathology.id == "reduced_movements_to_check"
 
 
 @pytest.mark.parametrize("who", ["Ma grand-mère", "Mamie"])
