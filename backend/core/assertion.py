@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from backend.core.cues import Cue, CueKind
 from backend.core.entities import Mention, State
 from backend.core.measures import Measure, Unit
-from backend.core.sentences import Sentence
+from backend.core.sentences import COPULAS, Sentence
 
 _LIST_CONTINUES = frozenset({"de", "d", "ni", "ou", "non", "aucun", "aucune", "pas", "sans", "jamais"})
 _NOUN_MARKERS = frozenset({"de", "d", "des", "du", "un", "une", "la", "le", "l", "les"})
@@ -139,7 +139,8 @@ def _negated(first: int, last: int, mention: Mention, context: Context) -> State
     if non and context.word(first - 2) in _BEFORE_NON:
         return State.ABSENT
     for cue in _negations(context, own):
-        inside = first < cue.start and cue.end <= last and cue.text != "ni"
+        joins = cue.text == "ni" and context.word(cue.start - 1) not in COPULAS  # "mal au ventre ni au dos"
+        inside = first < cue.start and cue.end <= last and not joins
         if inside or (cue.end <= first and _negation_reaches(cue, first, context)):
             return State.ABSENT
     plus = _plus(first, last, own, context)

@@ -20,6 +20,7 @@ from string import ascii_lowercase
 from sys import intern
 from typing import NamedTuple
 
+from backend.core.entities import NAMED
 from backend.core.inflection import Inflection, stem
 from backend.core.text import plain
 
@@ -138,10 +139,10 @@ class Lexicon:
             kept = words if literal else [word for word in words if word not in _DROPPED_IN_PHRASES]
         details = _NONE if phrase else self._details.intersection(words)
         needed = details & self._quantifiers if len(important) <= _FEW_WORDS else _NONE
+        ordered = phrase or negative or target.startswith(NAMED)  # "fièvre jaune" is no "crachats jaunes et fièvre"
         return Wording(
-            target, tuple([keys[word] for word in kept]), words, phrase or negative, phrase, details or _NONE,
-            needed or _NONE,
-        )  # fmt: skip
+            target, tuple([keys[word] for word in kept]), words, ordered, phrase, details or _NONE, needed or _NONE
+        )
 
     def key(self, word: str) -> str:
         """What `word` (folded) is compared by; a negative word stands for itself."""

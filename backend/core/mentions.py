@@ -15,7 +15,7 @@ from typing import Protocol
 
 from backend.core.entities import NAMED, Mention
 from backend.core.lexicon import NEGATORS, Lexicon, Wording
-from backend.core.sentences import Sentence
+from backend.core.sentences import COPULAS, Sentence
 
 _BREAKERS = frozenset({"mais", "sauf", "hormis", "cependant", "pourtant", "toutefois"})
 _TIME_UNITS = frozenset({"an", "ans", "mois", "semaine", "semaines", "jour", "jours", "heure", "heures", "h", "fois"})
@@ -230,7 +230,8 @@ def _stands_close(
         word = sentence.tokens[index].word
         follows = sentence.tokens[index + 1].word
         parts = word == "," and not (several and follows in _TAKES_UP)
-        if word in _BREAKERS or parts or (word in _APART and not wording.ordered):
+        apart = word in _APART and not wording.ordered and sentence.tokens[index - 1].word not in COPULAS
+        if word in _BREAKERS or parts or apart:
             return False
         if word in _COORDINATORS:
             then = next(i for i in range(index + 1, tokens[-1] + 1) if i in own or _tells(i, sentence, lexicon))

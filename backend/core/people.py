@@ -110,7 +110,7 @@ def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], spoken_of: 
         if word in cues.first_person and index + 1 not in relatives and index + 2 not in relatives:
             watches = cues.observing.intersection(words[index + 1 : index + 3])
             markers.append(_Marker(index, WRITER, owns=not watches))
-        elif word in _THIRD_PERSON and follows not in _IMPERSONAL_AFTER:
+        elif word in _THIRD_PERSON and follows not in _IMPERSONAL_AFTER and "fallu" not in words[index + 1 : index + 4]:
             earlier = [marker.person for marker in markers if marker.person != WRITER]
             if not markers and cues.relatives.get(spoken_of, {}).get("sex") in (None, _SEX_OF[word]):
                 earlier = [spoken_of]

@@ -10,6 +10,8 @@ from backend.core.lexicon import Lexicon
 from backend.core.text import SENTENCE_ENDS, Document, Token
 
 _GENDERS = {"il": "m", "ils": "m", "elle": "f", "elles": "f"}
+COPULAS = frozenset({"est", "sont", "suis", "etait", "etaient", "etais", "parait", "semble", "semblent"})
+"""Verbs that tell what something is like: the "ni" of "ne sont ni rouges ni gonflées" denies it."""
 _AFTER_IMPERSONAL = frozenset({"y", "faut", "fallait", "faudrait", "fait", "parait", "semble", "suffit"})
 _MOST_TAKEN_UP = 3
 _WHAT_PEOPLE_DO = frozenset(

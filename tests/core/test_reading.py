@@ -63,6 +63,9 @@ def read(diagnoser: Diagnoser, text: str) -> dict[str, str]:
         ("Une croûte jaune sur la peau du visage.", "jaundice", None),
         ("Je prends un médicament pour la tension depuis 3 ans.", "new_medication", None),
         ("Mon bébé est tout endormi.", "drowsiness", "present"),
+        ("Mes jambes ne sont ni gonflées ni rouges.", "leg_swelling", "absent"),
+        ("J'ai mal au ventre, ni au dos ni à la tête.", "abdominal_pain", "present"),
+        ("Je perds du sang rouge par l'anus.", "vaginal_bleeding", None),
     ],
 )
 def test_a_message_is_read_as_it_is_meant(diagnoser: Diagnoser, text: str, finding: str, state: str | None) -> None:
