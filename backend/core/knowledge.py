@@ -127,6 +127,10 @@ class Knowledge:
         """Whether a finding is a time course or a trigger."""
         return self.findings[finding].kind is Kind.COURSE
 
+    def importance_of(self, finding: str) -> int:
+        """How bad it would be to leave a finding unexplained, 1 to 5."""
+        return self.findings[finding].importance
+
     def is_about_others(self, finding: str) -> bool:
         """Whether a finding lies in somebody else's illness."""
         return self.findings[finding].about_others

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
+
+from backend.core.text import SENTENCE_ENDS
 
 _DAYS_PER_UNIT = {
     "minute": 1 / 1440, "minutes": 1 / 1440, "min": 1 / 1440, "mn": 1 / 1440, "heure": 1 / 24, "heures": 1 / 24,
@@ -19,6 +22,8 @@ _DAYS_PER_UNIT = {
 }  # fmt: skip
 _SINCE = (("depuis",), ("ca", "fait"), ("voila",), ("cela", "fait"), ("dure",), ("pendant",))
 _AGO = (("il", "y", "a"), ("y", "a"))
+_OUTDOORS = frozenset({"dans", "dehors", "ombre", "exterieur", "interieur"})
+"""After "il fait 38": the air's temperature; "il fait 39" alone is a child's fever."""
 _FEVER_WORDS = frozenset({"fievre", "temperature", "thermometre", "celsius", "degres", "degre"})
 _BEGAN = frozenset(
     {"commence", "commencee", "debute", "demarre", "apparu", "apparue", "apparus", "apparues", "declenche", "change"}
@@ -97,8 +102,9 @@ def _temperature(words: Sequence[str], index: int, value: float) -> Measure | No
         return None
     if _at(words, index + 1) in _DAYS_PER_UNIT or _at(words, index - 1) == "/" or _at(words, index + 1) == "/":
         return None
-    near = set(words[max(0, index - 4) : index + 4])
-    if near & _NO_TEMPERATURE:
+    near = _near(words, index)
+    of_the_air = list(words[max(0, index - 2) : index]) == ["il", "fait"] and _OUTDOORS & set(words[index : index + 5])
+    if near & _NO_TEMPERATURE or of_the_air:
         return None
     decimal = "," in words[index] or "." in words[index]
     degree = _at(words, index + 1) in ("°", "c", "º")
@@ -109,6 +115,13 @@ def _temperature(words: Sequence[str], index: int, value: float) -> Measure | No
     if decimal or degree or near & _FEVER_WORDS or (alone and value >= 38):
         return Measure(Unit.CELSIUS, value, index, index + (2 if degree else 1))
     return None
+
+
+def _near(words: Sequence[str], index: int) -> set[str]:
+    """The words of the same sentence beside a number: the sentences may stand in any order."""
+    before = takewhile(lambda word: word not in SENTENCE_ENDS, reversed(words[max(0, index - 4) : index]))
+    after = takewhile(lambda word: word not in SENTENCE_ENDS, words[index : index + 4])
+    return {*before, *after}
 
 
 def _pressure(words: Sequence[str], index: int, value: float) -> Measure | None:

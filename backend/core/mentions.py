@@ -43,6 +43,10 @@ class Kin(Protocol):
         """Whether a wording states a finding, and not only a text pattern of a rule."""
         ...
 
+    def importance_of(self, finding: str) -> int:
+        """How bad it would be to leave a finding unexplained, 1 to 5."""
+        ...
+
     def is_course(self, finding: str) -> bool:
         """Whether it is a time course or a trigger, which lives beside a symptom ("douleur brutale")."""
         ...
@@ -282,12 +286,12 @@ def _choose(matches: list[_Match], kin: Kin) -> list[_Match]:
     """The matches that no better match swallows.
 
     Better: more keys, tighter, a sign before the disease that has the same name ("saignement de nez"), fewer details
-    missing ("mal d'un côté de la tête" asks for the side), more of the typed words.
+    missing ("mal d'un côté de la tête" asks for the side), more of the typed words, the more important finding.
     """
     matches.sort(
         key=lambda m: (
             -len(m.tokens), m.spread, m.wording.target.startswith(NAMED), m.missing_words, -m.shared_words,
-            m.wording.target, m.tokens,
+            -kin.importance_of(m.wording.target), m.wording.target, m.tokens,
         )
     )  # fmt: skip
     chosen: list[_Match] = []

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from backend.core.lexicon import Lexicon
+from backend.core.lexicon import Lexicon, sound, within_one_edit
 from backend.core.text import SENTENCE_ENDS, Document, Token
 
 _GENDERS = {"il": "m", "ils": "m", "elle": "f", "elles": "f"}
@@ -82,4 +82,6 @@ def _taken_up(
 
 
 def _mended(word: str, lexicon: Lexicon, cue_words: Container[str]) -> str:
-    return next((form for form in lexicon.corrections(word) if form in cue_words), word)
+    """The word, or the cue that it spells with one error; one with its stem is too far ("ancben": "anciennement")."""
+    near = (form for form in lexicon.corrections(word) if within_one_edit(word, form) or sound(word) == sound(form))
+    return next((form for form in near if form in cue_words), word)

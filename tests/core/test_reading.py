@@ -63,6 +63,8 @@ def read(diagnoser: Diagnoser, text: str) -> dict[str, str]:
         ("Une croûte jaune sur la peau du visage.", "jaundice", None),
         ("Je prends un médicament pour la tension depuis 3 ans.", "new_medication", None),
         ("Mon bébé est tout endormi.", "drowsiness", "present"),
+        ("J'ai de la fièvre. Il fait 38 dans l'appartement.", "high_fever", None),
+        ("ancben toxicomane, frissons et fièvre depuis hier.", "fever", "present"),
         ("Mes jambes ne sont ni gonflées ni rouges.", "leg_swelling", "absent"),
         ("J'ai mal au ventre, ni au dos ni à la tête.", "abdominal_pain", "present"),
         ("Je perds du sang rouge par l'anus.", "vaginal_bleeding", None),
