@@ -1,8 +1,8 @@
 """Download a model from the Hugging Face Hub with huggingface_hub, with progress and retries.
 
-The file lands in `folder` under its own name; `manifest.check_model` checks it. Attempts are spaced out for about an
-hour, then the model is declared failed; the service assesses all along. Not covered yet: resuming a download across
-restarts.
+The file lands in `folder` under its own name, with its manifest if it has one; `manifest.check_model` checks it.
+Attempts are spaced out for about an hour, then the model is declared failed; the service assesses all along. Not
+covered yet: resuming a download across restarts.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ def download_model(
     from huggingface_hub import hf_hub_download
 
     folder.mkdir(parents=True, exist_ok=True)
+    before = _version_of(folder / file)
     for wait_s in (*waits_s, None):
         try:
             found = hf_hub_download(
                 repo, file, revision=revision, local_dir=folder, endpoint=endpoint, token=token or False,
                 tqdm_class=_reporter(progress, stopping),
             )  # fmt: skip
+            if _version_of(Path(found)) != before:
+                _fetch_manifest(repo, file, revision, folder, endpoint, token, replaces=before is not None)
             return Path(found)
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             if refusal := _refusal(error):
@@ -50,6 +53,35 @@ def download_model(
     raise ModelError(
         "download_failed", f"{repo}/{file}@{revision}: the hub cannot be reached or the download breaks off"
     )
+
+
+def _version_of(path: Path) -> tuple[int, int] | None:
+    """When a file was written (ns) and its size (bytes); None when it is missing."""
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _fetch_manifest(
+    repo: str, file: str, revision: str, folder: Path, endpoint: str, token: str | None, *, replaces: bool
+) -> None:
+    """The manifest that `training.publish` lays beside a model and that says how it is prompted; others have none.
+
+    Where the model `replaces` another and has none, the other's is removed.
+
+    Raises:
+        HTTPError, OSError: the hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    name = f"{file}.json"
+    try:
+        hf_hub_download(repo, name, revision=revision, local_dir=folder, endpoint=endpoint, token=token or False)
+    except RemoteEntryNotFoundError:
+        if replaces:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _refusal(error: Exception) -> str | None:

@@ -109,8 +109,10 @@ def test_revision_and_token_are_sent(downloader: Downloader, hub: Hub) -> None:
     """Every request names the revision and carries the token."""
     hub.publish(REPO, FILE, CONTENT, revision="v1.2")
     downloader.fetch(revision="v1.2", token="hf_secret")
-    assert [request.method for request in hub.requests] == ["HEAD", "GET"]
-    assert {request.path for request in hub.requests} == {f"/{REPO}/resolve/v1.2/{FILE}"}
+    assert [request.method for request in hub.requests] == ["HEAD", "GET", "HEAD"]
+    assert {request.path for request in hub.requests} == {
+        f"/{REPO}/resolve/v1.2/{name}" for name in (FILE, f"{FILE}.json")
+    }
     assert {request.authorization for request in hub.requests} == {"Bearer hf_secret"}
 
 
@@ -137,6 +139,23 @@ def test_a_second_download_of_a_commit_asks_nothing(downloader: Downloader, hub:
     hub.requests.clear()
     assert downloader.fetch(revision=COMMIT) == downloader.folder / FILE
     assert hub.requests == []
+
+
+def test_the_manifest_comes_with_the_model(downloader: Downloader, hub: Hub) -> None:
+    """It is replaced with the model, and goes when the new model has none."""
+    manifest = downloader.folder / f"{FILE}.json"
+    hub.publish(REPO, FILE, CONTENT)
+    hub.publish(REPO, manifest.name, b"{1}")
+    downloader.fetch()
+    assert manifest.read_bytes() == b"{1}"
+    hub.publish(REPO, FILE, CONTENT[::-1])
+    hub.publish(REPO, manifest.name, b"{2}")
+    downloader.fetch()
+    assert manifest.read_bytes() == b"{2}"
+    hub.publish(REPO, FILE, CONTENT * 2)
+    del hub.files[f"/{REPO}/resolve/main/{manifest.name}"]
+    downloader.fetch()
+    assert not manifest.exists()
 
 
 def test_a_changed_file_is_fetched_again(downloader: Downloader, hub: Hub) -> None:

@@ -113,7 +113,9 @@ def test_the_settings_reach_the_hub(hub: Hub, tmp_path: Path) -> None:
     """Revision and token are those of the settings."""
     hub.publish(REPO, FILE, JUNK, revision="v2")
     open_it(from_hub(hub, tmp_path, model_revision="v2", hub_token=SecretStr("hf_secret")))
-    assert {request.path for request in hub.requests} == {f"/{REPO}/resolve/v2/{FILE}"}
+    assert {request.path for request in hub.requests} == {
+        f"/{REPO}/resolve/v2/{name}" for name in (FILE, f"{FILE}.json")
+    }
     assert {request.authorization for request in hub.requests} == {"Bearer hf_secret"}
 
 

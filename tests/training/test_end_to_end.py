@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -22,15 +21,13 @@ import yaml
 
 pytest.importorskip("moto", reason="needs the training environment")
 
-import boto3
-from moto.server import ThreadedMotoServer
-
 from backend.core.prompt import Style
 from backend.engine.manifest import sha256_of
 from tests.engine.conftest import eventually
 from tests.http.conftest import serve
 from tests.training.conftest import ROOT
 from tests.training.hub import TOKEN, UploadHub, serve_upload_hub
+from tests.training.s3 import Storage, serve_s3
 from tests.training.tuned import BASES, share_converter
 from training.__main__ import State, stages_of, state_of
 from training.config import load_tune
@@ -54,38 +51,23 @@ class Places:
     """Where the model is sent, and the variables that lead the commands there."""
 
     hub: UploadHub
-    s3: str
+    s3: Storage
 
     @property
     def environment(self) -> dict[str, str]:
         """For the commands of training; one thread, because models this small are slower on several."""
         return {
-            **os.environ, "OMP_NUM_THREADS": "1", "RENDER_CPU_COUNT": "1", "ACCELERATE_USE_CPU": "true",
-            "HF_ENDPOINT": self.hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*",
-            "AWS_ENDPOINT_URL": self.s3, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
-            "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+            **os.environ, **self.s3.environment, "OMP_NUM_THREADS": "1", "RENDER_CPU_COUNT": "1",
+            "ACCELERATE_USE_CPU": "true", "HF_ENDPOINT": self.hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
         }  # fmt: skip
-
-    def bucket(self) -> Any:  # noqa: ANN401 - boto3 has no types
-        """A client of the S3."""
-        return boto3.client(
-            "s3", endpoint_url=self.s3, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
-        )
 
 
 @pytest.fixture(scope="module")
 def places() -> Iterator[Places]:
     """An empty hub and an S3 with an empty bucket."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        with serve_upload_hub() as hub:
-            found = Places(hub, f"http://{host}:{port}")
-            found.bucket().create_bucket(Bucket=_BUCKET)
-            yield found
-    finally:
-        server.stop()
+    with serve_upload_hub() as hub, serve_s3() as storage:
+        storage.client().create_bucket(Bucket=_BUCKET)
+        yield Places(hub, storage)
 
 
 def write_config(folder: Path, style: Style) -> Path:
@@ -134,7 +116,7 @@ def test_from_rows_to_an_answer(style: Style, places: Places, tmp_path: Path) ->
     assert set(json.loads(comparison_path(run).read_text(encoding="utf-8"))["quantizations"]) == set(run.quantize.types)
 
     served = quantized_path(run, "Q4_K_M")
-    in_bucket = places.bucket().get_object(Bucket=_BUCKET, Key=f"{style.value}/{served.name}")["Body"].read()
+    in_bucket = places.s3.client().get_object(Bucket=_BUCKET, Key=f"{style.value}/{served.name}")["Body"].read()
     assert in_bucket == served.read_bytes()
 
     on_hub = done.stdout[done.stdout.index(f"# hf://{_REPO}") :].split("# aws s3 cp")[0]
@@ -144,9 +126,9 @@ def test_from_rows_to_an_answer(style: Style, places: Places, tmp_path: Path) ->
     settings |= {"DOCTIS_MODEL_DIR": str(folder / "models"), "DOCTIS_CONTEXT_TOKENS": "2048", "HF_TOKEN": TOKEN}
     with serve(folder, **settings, NO_PROXY="*") as server:
         eventually(lambda: httpx.get(f"{server.url}/ready").status_code == 200)
-        assert httpx.get(f"{server.url}/ready").json()["model"] == served.stem
+        assert httpx.get(f"{server.url}/ready").json()["model"] == run.name
         asked = {"symptoms": "J'ai de la fièvre et je tousse depuis trois jours.", "age": 40}
         answer = httpx.post(f"{server.url}/diagnose", json=asked, timeout=60).json()
     assert sha256_of(folder / "models" / served.name) == sha256_of(served)
     assert answer["reply"]["text"]
-    assert answer["versions"]["model"] == served.stem
+    assert answer["versions"]["model"] == run.name

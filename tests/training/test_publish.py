@@ -26,6 +26,7 @@ from tests.engine.conftest import eventually
 from tests.training.conftest import ROOT, TinyRun, made
 from tests.training.finished import NAME, SECRET, judge, make_finished, write_model
 from tests.training.hub import TOKEN, UploadHub, serve_upload_hub
+from tests.training.s3 import serve_s3
 from training import publish
 from training.artefacts import write_manifest
 from training.config import TuneRun, load_config
@@ -392,30 +393,19 @@ def test_the_server_downloads_what_was_published(
 def test_s3_gets_everything_once(config: Path, tmp_path: Path) -> None:
     """A real command against a local S3: everything arrives, the second upload sends nothing, a changed object is."""
     pytest.importorskip("moto", reason="needs the training environment")
-    from moto.server import ThreadedMotoServer  # noqa: PLC0415
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        **os.environ, "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "x", "NO_PROXY": "*",
-        "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-    }  # fmt: skip
 
     def command(*to: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / "run" / "published.json").unlink(missing_ok=True)
         options = [option for address in to for option in ("--to", address)]
         line = [sys.executable, "-m", "training.publish", "--config", str(config), *options]
+        environment = {**os.environ, **storage.environment}
         return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
-    try:
+    with serve_s3() as storage:
         refused = command("s3://models/doctis")
         assert refused.returncode == 1
         assert "TrainingError: s3://models/doctis: " in refused.stderr
-        import boto3  # noqa: PLC0415
-
-        client = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
-                              aws_access_key_id="x", aws_secret_access_key="x")  # fmt: skip
+        client = storage.client()
         client.create_bucket(Bucket="models")
         first = command("s3://models/doctis")
         assert first.returncode == 0, first.stderr
@@ -429,8 +419,6 @@ def test_s3_gets_everything_once(config: Path, tmp_path: Path) -> None:
         client.put_object(Bucket="models", Key=f"doctis/{SERVED}", Body=sent[:-1] + b"!")
         assert "1 of 8 files sent" in command("s3://models/doctis").stderr
         assert client.get_object(Bucket="models", Key=f"doctis/{SERVED}")["Body"].read() == sent
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
