@@ -21,6 +21,9 @@ _DAYS_PER_UNIT = {
     "mois": 30.4, "an": 365.25, "ans": 365.25, "annee": 365.25, "annees": 365.25,
 }  # fmt: skip
 _SINCE = (("depuis",), ("ca", "fait"), ("voila",), ("cela", "fait"), ("dure",), ("pendant",))
+_LASTING = (("dure",), ("pendant",))
+"""Of a spell ("ça dure une minute") rather than of the illness when the unit is short."""
+_SHORT_UNITS = frozenset({"minute", "minutes", "min", "mn"})
 _AGO = (("il", "y", "a"), ("y", "a"))
 _OUTDOORS = frozenset({"dans", "dehors", "ombre", "exterieur", "interieur"})
 """After "il fait 38": the air's temperature; "il fait 39" alone is a child's fever."""
@@ -59,7 +62,8 @@ class Measure:
     end: int
 
 
-_PREGNANCY_WORDS = frozenset({"enceinte", "grossesse"})
+_PREGNANCY_WORDS = frozenset({"enceinte", "grossesse", "amenorrhee"})
+_BIRTH_WORDS = frozenset({"ne", "nee", "nes", "nees", "accouche", "naissance"})
 WORDS = (
     frozenset(_DAYS_PER_UNIT)
     | _FEVER_WORDS
@@ -151,12 +155,9 @@ def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measu
             Unit.AGE_YEARS if born else Unit.AGO_DAYS, days / 365.25 if born else days, index - ago, index + 2
         )
     elif (since := _opens(before, _SINCE)) is not None:
-        yield Measure(Unit.SINCE_DAYS, days, index - since, index + 2)
-    elif (
-        _at(words, index + 2) in ("enceinte", "grossesse")
-        or "enceinte" in before
-        or (unit in ("semaines", "semaine") and "grossesse" in words[index + 2 : index + 5])
-    ):
+        if unit not in _SHORT_UNITS or _opens(before, _LASTING) is None:
+            yield Measure(Unit.SINCE_DAYS, days, index - since, index + 2)
+    elif _states_pregnancy(words, index, unit):
         yield Measure(Unit.PREGNANCY_WEEKS, days / 7, index, index + 2)
     elif unit not in ("h", "heure", "heures", "min", "mn", "minutes", "minute", "nuit", "nuits") and _states_age(
         words, index, unit
@@ -174,13 +175,28 @@ def _opens(before: tuple[str, ...], openings: Sequence[tuple[str, ...]]) -> int 
     return None
 
 
+def _states_pregnancy(words: Sequence[str], index: int, unit: str) -> bool:
+    """ "enceinte de 5 mois", "7 mois de grossesse", "je suis à 39 semaines et 4 jours de mon deuxième"."""
+    if unit not in ("mois", "semaine", "semaines"):
+        return "enceinte" in words[max(0, index - 4) : index] and unit in ("jour", "jours")
+    after = index + 5 if _at(words, index + 2) == "et" and _at(words, index + 4) in _DAYS_PER_UNIT else index + 2
+    before = words[max(0, index - 4) : index]
+    if _PREGNANCY_WORDS.intersection((*before, *words[after : after + 3])):
+        return _at(words, after) != "apres" and not _BIRTH_WORDS.intersection(before)
+    if _at(words, index - 1) != "a" or _at(words, index - 2) not in ("suis", "est"):
+        return False
+    of_a_child = _at(words, after + 2).endswith("ieme") or _at(words, after + 2) in ("premier", "premiere", "bebe")
+    return of_a_child or _at(words, after) not in ("de", "d", "du", "des")
+
+
 def _states_age(words: Sequence[str], index: int, unit: str) -> bool:
     previous = _at(words, index - 1)
     if any(word in _NOT_AN_AGE for word in words[max(0, index - 2) : index]):
         return False
     if unit in ("an", "ans"):
         return True
-    return previous in ("de", "d", "a") and unit in ("mois", "semaines", "jours", "semaine")
+    reached = previous == "a" and _at(words, index - 2) in ("suis", "est", *_BIRTH_WORDS)  # "née à 36 semaines"
+    return previous in ("de", "d", "a") and not reached and unit in ("mois", "semaines", "jours", "semaine")
 
 
 if __name__ == "__main__":

@@ -26,12 +26,25 @@ from backend.core.text import read
         ("ma fille de 18 mois", Unit.AGE_YEARS, 1.5),
         ("enceinte de 32 semaines", Unit.PREGNANCY_WEEKS, 32.0),
         ("neuf semaines de grossesse", Unit.PREGNANCY_WEEKS, 9.0),
+        ("je suis à 7 mois de grossesse", Unit.PREGNANCY_WEEKS, 30.4),
+        ("à 32 semaines d'aménorrhée", Unit.PREGNANCY_WEEKS, 32.0),
+        ("je suis à 39 semaines et 4 jours de mon deuxième", Unit.PREGNANCY_WEEKS, 39.0),
     ],
 )
 def test_a_number_is_read_with_its_unit(text: str, unit: Unit, value: float, knowledge: Knowledge) -> None:
     """Each way to say a measure gives its unit and value."""
     found = find_measures([token.word for token in read(text, {}).tokens], knowledge.numbers)
     assert [(m.unit, round(m.value, 1)) for m in found] == [(unit, round(value, 1))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["il est né à 36 semaines", "je suis à 3 semaines de l'opération", "deux mois après ma grossesse",
+     "ça dure bien une minute"],
+)  # fmt: skip
+def test_no_age_no_pregnancy_no_beginning(text: str, knowledge: Knowledge) -> None:
+    """Numbers of weeks, months or minutes that say something else."""
+    assert find_measures([token.word for token in read(text, {}).tokens], knowledge.numbers) == ()
 
 
 @pytest.mark.parametrize(
