@@ -274,7 +274,8 @@ def _is_remote(first: int, last: int, context: Context) -> bool:
         and not _covered(cue, context.cues[CueKind.NOT_PAST])
         and context.word(cue.end) in (",", "j", "je", "il", "elle", "on")
     ]
-    for cue in (*context.cues[CueKind.PAST], *starts, *_long_ago(context)):
+    dated = (cue for cue in context.cues[CueKind.PAST] if context.word(cue.start - 1) != "depuis")
+    for cue in (*dated, *starts, *_long_ago(context)):
         if cue.end <= first:
             renewed = any(cue.end <= now.start and now.start < last for now in context.cues[CueKind.NOW])
             if not renewed and not _breaks(cue.end, first, context) and not _is_now(cue.end, first, context):

@@ -199,8 +199,9 @@ def _load(folder: Path) -> Knowledge:
     other_words = cues.words() | MEASURE_WORDS | set(french.numbers)
     wordings = {finding.id: finding.lay for finding in said.values()}
     wordings |= {f"{flag.id}/{index}": c.texts for flag in flags for index, c in enumerate(flag.when)}
+    kept_as_typed = [*lookalikes, *map(plain, french.names)]
     lexicon = Lexicon(
-        wordings, french.families | _acronyms(pathologies), french.light, other_words, lookalikes, french.quantifiers
+        wordings, french.families | _acronyms(pathologies), french.light, other_words, kept_as_typed, french.quantifiers
     )
     return Knowledge(
         version=_version(contents.values()),

@@ -3,7 +3,8 @@
 A wording such as "mal au ventre" is kept as the set of its important words; light words (articles, pronouns,
 intensifiers) may come and go. A wording with a negative word ("plus d'appétit") keeps its order. One with a single
 important word among others ("veux mourir") is a phrase: its words in order, articles and pronouns apart; one that
-starts with "=" ("=d'un coup") is taken to the letter. `(a|b)` means either.
+starts with "=" ("=d'un coup") is taken to the letter. `(a|b)` means either. "!marcher" is every way to say that one
+cannot ("n'arrive plus à", "impossible de"), "~marcher" that one has trouble to ("du mal à", "une gêne pour").
 
 A word that nobody knows is corrected only when it is one edit away from a lexicon word, or sounds like it
 ("balonement"), has at least five letters, and is not itself a French word: `data/lookalikes.json` lists the real
@@ -31,6 +32,15 @@ _DROPPED_IN_PHRASES = frozenset(
      "ta", "tes", "son", "sa", "ses", "je", "j", "tu", "il", "elle", "on", "nous", "vous", "ils", "elles",
      "me", "m", "te", "t", "se", "s", "ce", "cet", "cette", "ces", "ca", "cela", "c", "ne", "n", "qu", "que",
      "qui"]
+)  # fmt: skip
+_CANNOT = (
+    "(arrive|arrivent|parviens|parvient|réussis|réussit|peux|peut|peuvent|pouvais|pouvait) (plus|pas) ",
+    "(sais|sait) plus ", "(plus|pas) (pu|réussi|arrivé|parvenu|moyen|possible) ", "(impossible|incapable) ",
+    "sans (pouvoir|arriver|réussir|parvenir) ",
+)  # fmt: skip
+_HAS_TROUBLE = (
+    "=(du|de) mal (à|pour) ", "=(difficulté|difficultés|gêne|galère|peine) (à|pour) ", "=(gêné|gênée) pour ",
+    "=(difficile|dur|empêche|empêchent) (de|d') ",
 )  # fmt: skip
 _NONE: frozenset[str] = frozenset()
 _FEW_WORDS = 2
@@ -61,6 +71,12 @@ class Wording(NamedTuple):
     """Its light words that say something ("petit", "sous"), articles and pronouns apart."""
     needed: frozenset[str] = frozenset()
     """Those without which two important words say something else: "vomit *tous* les mois"."""
+
+
+def unfold(wording: str) -> list[str]:
+    """The wordings that "!marcher" (cannot) or "~marcher" (has trouble to) stands for; itself without such a mark."""
+    openings = {"!": _CANNOT, "~": _HAS_TROUBLE}.get(wording[:1])
+    return [opening + wording[1:] for opening in openings] if openings else [wording]
 
 
 def expand(wording: str) -> list[str]:
@@ -111,7 +127,8 @@ class Lexicon:
         compiled = [
             self._compile(target, words, wording.startswith("="), keys)
             for target, typed in wordings.items()
-            for wording in typed
+            for folded in typed
+            for wording in unfold(folded)
             for words in expand_words(wording)
         ]
         self.wordings = tuple(dict.fromkeys(compiled))

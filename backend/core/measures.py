@@ -176,7 +176,7 @@ def _opens(before: tuple[str, ...], openings: Sequence[tuple[str, ...]]) -> int 
 
 
 def _states_pregnancy(words: Sequence[str], index: int, unit: str) -> bool:
-    """ "enceinte de 5 mois", "7 mois de grossesse", "je suis à 39 semaines et 4 jours de mon deuxième"."""
+    """Like "enceinte de 5 mois", "7 mois de grossesse", "je suis à 39 semaines et 4 jours de mon deuxième"."""
     if unit not in ("mois", "semaine", "semaines"):
         return "enceinte" in words[max(0, index - 4) : index] and unit in ("jour", "jours")
     after = index + 5 if _at(words, index + 2) == "et" and _at(words, index + 4) in _DAYS_PER_UNIT else index + 2

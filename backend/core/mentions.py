@@ -30,6 +30,7 @@ _BESIDE = 3
 _INTENSIFIERS = frozenset({"tres", "si", "plus", "aussi", "trop", "vraiment", "assez", "bien", "super", "hyper"})
 _MOST_LIGHT_WORDS_IN_PHRASE = 2
 _LONGEST_LIST = 24
+_INFINITIVES = ("er", "ir", "re")
 
 
 class Kin(Protocol):
@@ -162,11 +163,24 @@ def _is_coordinated(tokens: tuple[int, ...], sentence: Sentence, lists: Lists) -
 
 
 def _is_adverb(index: int, tokens: tuple[int, ...], sentence: Sentence, lists: Lists) -> bool:
-    """Whether the "mal" at `index` belongs to a verb outside the match: "ma valve fonctionne (très) mal"."""
+    """Whether the "mal" at `index` belongs to a verb outside the match: "fonctionne (très) mal", "du mal à plier"."""
     if sentence.tokens[index].word != "mal":
         return False
+    if (done := _infinitive(index, sentence)) is not None and done not in tokens:
+        return True
     verb = index - 2 if index > 1 and sentence.tokens[index - 1].word in _INTENSIFIERS else index - 1
     return verb >= 0 and verb not in tokens and sentence.tokens[verb].word in lists.adverb_verbs
+
+
+def _infinitive(index: int, sentence: Sentence) -> int | None:
+    """Where the verb of "du mal à (me) plier" stands; None in "mal à la tête" and "mal à en pleurer"."""
+    words = [token.word for token in sentence.tokens]
+    if index < 1 or words[index - 1] not in ("du", "de") or words[index + 1 : index + 2] not in (["a"], ["pour"]):
+        return None
+    verb = index + 2
+    while verb < len(words) and words[verb] in ("me", "m", "se", "s", "y", "bien", "en"):
+        verb += 1
+    return verb if verb < len(words) and words[verb].endswith(_INFINITIVES) else None
 
 
 def _has_needed(wording: Wording, tokens: tuple[int, ...], sentence: Sentence) -> bool:

@@ -130,6 +130,7 @@ class FrenchRow(_Row):
     adverb_verbs: list[str]
     fillers: list[str]
     sites: list[str]
+    names: list[str]
     nouns: dict[Literal["m", "f"], list[str]]
     sms: dict[str, str]
     numbers: dict[str, int]

@@ -6,7 +6,7 @@ import pytest
 
 from backend.core.inflection import stem
 from backend.core.knowledge import Knowledge
-from backend.core.lexicon import Lexicon, expand, sound, within_one_edit
+from backend.core.lexicon import Lexicon, expand, sound, unfold, within_one_edit
 
 
 def small(*wordings: str) -> Lexicon:
@@ -29,6 +29,13 @@ def test_stem_joins_regular_forms(left: str, right: str) -> None:
 def test_expand_multiplies_alternatives() -> None:
     """Two groups of two give four wordings."""
     assert expand("(mal|gêne) au (ventre|dos)") == ["mal au ventre", "mal au dos", "gêne au ventre", "gêne au dos"]
+
+
+def test_one_wording_for_every_inability() -> None:
+    """The mark "!" stands for every way to say that one cannot, "~" that one has trouble to."""
+    assert "(impossible|incapable) marcher" in unfold("!marcher")
+    assert "=(du|de) mal (à|pour) marcher" in unfold("~marcher")
+    assert unfold("marche mal") == ["marche mal"]
 
 
 def test_light_words_are_not_keys() -> None:

@@ -68,6 +68,14 @@ def read(diagnoser: Diagnoser, text: str) -> dict[str, str]:
         ("Mes jambes ne sont ni gonflées ni rouges.", "leg_swelling", "absent"),
         ("J'ai mal au ventre, ni au dos ni à la tête.", "abdominal_pain", "present"),
         ("Je perds du sang rouge par l'anus.", "vaginal_bleeding", None),
+        ("Depuis ce matin impossible d'avaler.", "difficulty_swallowing", "present"),
+        ("Elle n'est pas parvenue à téter cette nuit.", "poor_feeding", "present"),
+        ("J'ai du mal à plier le genou.", "knee_pain", "present"),
+        ("J'ai du mal à bouger le bras.", "arm_pain", None),
+        ("J'ai mal à en pleurer à l'épaule.", "shoulder_pain", "present"),
+        ("Je n'ai aucune difficulté à avaler.", "difficulty_swallowing", "absent"),
+        ("Je vous écris à la Toussaint, chez Nicole.", "cough", None),
+        ("Ma tension n'est pas bien équilibrée.", "hypertension_history", "present"),
     ],
 )
 def test_a_message_is_read_as_it_is_meant(diagnoser: Diagnoser, text: str, finding: str, state: str | None) -> None:
