@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from backend.core.entities import Kind
 from backend.core.knowledge import Knowledge, load
-from backend.core.lexicon import expand
+from backend.core.lexicon import spoken
 from backend.core.text import plain
 
 _SENTENCES = Path(__file__).parent / "sentences"
@@ -36,7 +36,7 @@ def wordings() -> tuple[str, ...]:
     """Every plain wording of a symptom, sign or course."""
     kinds = (Kind.SYMPTOM, Kind.SIGN, Kind.COURSE)
     found = (f.lay for f in base().findings.values() if f.kind in kinds)
-    return tuple(plain_wording.lstrip("=") for lay in found for typed in lay for plain_wording in expand(typed))
+    return tuple(plain for lay in found for typed in lay for plain in spoken(typed))
 
 
 @cache

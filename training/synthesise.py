@@ -22,7 +22,7 @@ from backend.core.diagnose import Diagnoser
 from backend.core.entities import Finding, Frequency, Pathology, Patient, Urgency
 from backend.core.facts import Facts, facts_of
 from backend.core.knowledge import DATA, FILES, Knowledge, load
-from backend.core.lexicon import expand
+from backend.core.lexicon import spoken
 from backend.core.prompt import Piece, Style, prompt_id, render, tone_of
 from backend.core.weights import BANDS, P_OF_CLASS, RATE_OF_CLASS, SEX_SHARE
 from training.artefacts import is_done, say, write_manifest
@@ -142,7 +142,7 @@ class Synthesiser:
 
     def _wordings(self, finding: Finding, *, unseen: bool) -> list[str]:
         """The finding's wordings for training, or those kept out (all of them when a side would be empty)."""
-        every = [plain.lstrip("=") for wording in finding.lay for plain in expand(wording)]
+        every = [plain for wording in finding.lay for plain in spoken(wording)]
         kept = [wording for wording in every if self._is_kept_out(wording) == unseen]
         return kept or every
 

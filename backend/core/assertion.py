@@ -33,6 +33,11 @@ _ENDS_AFTER_NEGATION = frozenset(
 )
 _BARE = frozenset({"pas", "jamais", "toujours pas", "pas encore", "plus"})
 _FEARED_TO_BE = frozenset({"soit", "soient", "serait"})
+_SPOILS = frozenset({"n", "ne", "pas", "plus", "jamais", "ni", "mal", "peine", "moins", "peu", "trop", "guere", "si"})
+_TAKES_BACK = frozenset(
+    {"que", "qu", "quand", "si", "sauf", "seulement", "uniquement", "mieux", "vite", "fort", "souvent", "trop",
+     "lorsque", "lorsqu", "apres", "avant", "avec", "malade", "lent", "difficile"}
+)  # fmt: skip
 _LONGEST_SCOPE = 14
 _LONGEST_ANSWER = 7
 _REMOTE_DAYS = 28.0
@@ -74,6 +79,20 @@ def assert_mention(mention: Mention, context: Context, is_disease: bool) -> Ment
     if state is None and remote:
         state = State.PAST
     return replace(mention, state=state or State.PRESENT, remote=remote)
+
+
+def says_well(mention: Mention, context: Context) -> bool:
+    """Whether "respire bien" says what it seems to: stated, now, of a fact, with nothing that takes it back.
+
+    Not so "respire pas bien", "respire bien vite", "respirait bien", "respire bien quand il est assis".
+    """
+    if mention.state is not State.PRESENT or mention.remote:
+        return False
+    own = [index - context.sentence.first for index in mention.tokens]
+    around = (context.word(i) for i in range(own[0] - 3, own[-1] + 2) if i not in own)
+    after = context.word(own[-1] + 1)
+    turned = after in _TAKES_BACK or after.endswith("ment")
+    return not (turned or _SPOILS.intersection(around) or context.word(own[0]).endswith(_IMPERFECT))
 
 
 def _breaks(start: int, end: int, context: Context, except_for: str = "") -> bool:

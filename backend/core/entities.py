@@ -13,6 +13,9 @@ NAMED = "named_"
 FAMILY_HISTORY = "family_"
 """Prefix of the findings that say what relatives have or had."""
 
+WELL = "well/"
+"""Prefix of what says that a finding is not there ("respire normalement")."""
+
 
 class State(StrEnum):
     """What the message says of a finding."""
@@ -103,7 +106,8 @@ class Finding:
 
     `label` is a French noun phrase without its article; `importance` (1 to 5) says how much a good
     diagnosis must explain it; findings of one `group` say nearly the same thing and are damped together;
-    `about_others` is an exposure that lies in somebody else's illness ("mon mari a la gastro").
+    `about_others` is an exposure that lies in somebody else's illness ("mon mari a la gastro"); `well` holds the
+    wordings that say that it is not there ("respire normalement").
     """
 
     id: str
@@ -117,6 +121,7 @@ class Finding:
     group: str | None = None
     measures: tuple[Measured, ...] = ()
     about_others: bool = False
+    well: tuple[str, ...] = ()
 
     @property
     def phrase(self) -> str:

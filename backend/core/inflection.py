@@ -15,8 +15,8 @@ from functools import lru_cache
 # the longest that it can.
 _DERIVATIONS = {"issement": 3, "ement": 4, "ation": 5, "euse": 5, "eux": 5, "ion": 5, "ure": 5}
 _INFLECTIONS = {
-    "issaient": 3, "issait": 3, "issai": 3, "issant": 3, "issent": 3, "aient": 4, "ante": 4, "ant": 4, "ait": 4,
-    "ai": 4, "ent": 4, "ee": 3, "er": 3, "ez": 4, "e": 3, "ir": 3, "it": 3, "i": 3,
+    "issaient": 3, "issait": 3, "issai": 3, "issant": 3, "issent": 3, "aient": 4, "ente": 5, "ante": 4, "ant": 4,
+    "ait": 4, "ai": 4, "ent": 4, "ee": 3, "er": 3, "ez": 4, "e": 3, "ir": 3, "it": 3, "i": 3,
 }  # fmt: skip
 _LONGEST_ENDING = 8
 _SHORTEST = 4

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from backend.core.cues import Cues
 from backend.core.entities import (
     NAMED,
+    WELL,
     Case,
     Condition,
     Finding,
@@ -198,6 +199,7 @@ def _load(folder: Path) -> Knowledge:
     cues = Cues(cues_data)
     other_words = cues.words() | MEASURE_WORDS | set(french.numbers)
     wordings = {finding.id: finding.lay for finding in said.values()}
+    wordings |= {f"{WELL}{finding.id}": finding.well for finding in said.values() if finding.well}
     wordings |= {f"{flag.id}/{index}": c.texts for flag in flags for index, c in enumerate(flag.when)}
     kept_as_typed = [*lookalikes, *map(plain, french.names)]
     lexicon = Lexicon(
@@ -311,6 +313,7 @@ def _to_finding(row: FindingRow) -> Finding:
         id=row.id, label=row.label, article=row.article, kind=row.kind, importance=row.importance,
         question=row.question, lay=tuple(row.lay), parent=row.parent, group=row.group,
         measures=tuple(Measured(m.unit.value, m.min, m.max) for m in row.measures), about_others=row.about_others,
+        well=tuple(row.well),
     )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ A wording such as "mal au ventre" is kept as the set of its important words; lig
 intensifiers) may come and go. A wording with a negative word ("plus d'appétit") keeps its order. One with a single
 important word among others ("veux mourir") is a phrase: its words in order, articles and pronouns apart; one that
 starts with "=" ("=d'un coup") is taken to the letter. `(a|b)` means either. "!marcher" is every way to say that one
-cannot ("n'arrive plus à", "impossible de"), "~marcher" that one has trouble to ("du mal à", "une gêne pour").
+cannot ("n'arrive plus à", "impossible de"), "~marcher" that one has trouble to ("du mal à", "une gêne pour"), "+marche"
+that one does it well ("marche normalement", "marche sans peine").
 
 A word that nobody knows is corrected only when it is one edit away from a lexicon word, or sounds like it
 ("balonement"), has at least five letters, and is not itself a French word: `data/lookalikes.json` lists the real
@@ -42,6 +43,10 @@ _HAS_TROUBLE = (
     "=(du|de) mal (à|pour) ", "=(difficulté|difficultés|gêne|galère|peine) (à|pour) ", "=(gêné|gênée) pour ",
     "=(difficile|dur|empêche|empêchent) (de|d') ",
 )  # fmt: skip
+_DOES_WELL = (
+    "(bien|normalement|normal|correctement|librement|parfaitement)", "comme d'habitude",
+    "sans (peine|problème|problèmes|souci|soucis|difficulté|difficultés|gêne|effort|aucun problème|aucune gêne)",
+)  # fmt: skip
 _NONE: frozenset[str] = frozenset()
 _FEW_WORDS = 2
 _SHORTEST_CORRECTED = 5
@@ -74,9 +79,22 @@ class Wording(NamedTuple):
 
 
 def unfold(wording: str) -> list[str]:
-    """The wordings that "!marcher" (cannot) or "~marcher" (has trouble to) stands for; itself without such a mark."""
-    openings = {"!": _CANNOT, "~": _HAS_TROUBLE}.get(wording[:1])
-    return [opening + wording[1:] for opening in openings] if openings else [wording]
+    """The wordings that "!marcher" (cannot), "~marcher" (has trouble to) or "+marche" (does it well) stands for.
+
+    A wording without such a mark stands for itself.
+    """
+    mark, act = wording[:1], wording[1:]
+    if mark == "+":
+        return [f"={act} {ending}" for ending in _DOES_WELL]
+    openings = {"!": _CANNOT, "~": _HAS_TROUBLE}.get(mark)
+    return [opening + act for opening in openings] if openings else [wording]
+
+
+def spoken(wording: str) -> list[str]:
+    """The plain wordings that a person would say, with one form of each inability ("n'arrive plus à marcher")."""
+    openings = {"!": "n'arrive plus à ", "~": "du mal à ", "=": ""}
+    mark = wording[:1]
+    return expand(openings[mark] + wording[1:] if mark in openings else wording)
 
 
 def expand(wording: str) -> list[str]:

@@ -43,6 +43,7 @@ class FindingRow(_Row):
     group: str | None = None
     measures: list[MeasuredRow] = []
     about_others: bool = False
+    well: list[str] = []
 
 
 class LinkRow(_Row):

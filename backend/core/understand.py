@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from backend.core.assertion import Context, assert_mention
+from backend.core.assertion import Context, assert_mention, says_well
 from backend.core.cues import Cue, CueKind
-from backend.core.entities import FAMILY_HISTORY, NAMED, Mention, Patient, Span, State
+from backend.core.entities import FAMILY_HISTORY, NAMED, WELL, Mention, Patient, Span, State
 from backend.core.knowledge import Knowledge
 from backend.core.measures import Measure, Unit, find_measures
 from backend.core.mentions import Lists, find_mentions
@@ -58,7 +58,7 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
     ]
     mentions = _without_idle_durations(mentions, sentences, measures, knowledge)
     everything = sorted(mentions, key=lambda m: (m.start, m.end, m.finding))
-    asserted = _assert_all(everything, sentences, found_cues, measures, knowledge)
+    asserted = _assert_all(everything, document, sentences, found_cues, measures, knowledge)
     people = find_people(sentences, found_cues, asserted, knowledge.troubles, measures, patient, knowledge.cues)
     stated = []
     for index, mention in enumerate(asserted):
@@ -125,6 +125,7 @@ def _measured(measures: Sequence[Measure], document: Document, knowledge: Knowle
 
 def _assert_all(
     mentions: Sequence[Mention],
+    document: Document,
     sentences: Sequence[Sentence],
     found_cues: Sequence[Mapping[CueKind, list[Cue]]],
     measures: Sequence[Measure],
@@ -146,11 +147,23 @@ def _assert_all(
                 knowledge.cues.past_with_be,
             )
         )
-    stated = []
+    stated, praised = [], []
     for mention in mentions:
         context = next(c for c in reversed(contexts) if c.sentence.first <= mention.tokens[0])
-        stated.append(assert_mention(mention, context, mention.finding in knowledge.diseases))
-    return stated
+        said = assert_mention(mention, context, mention.finding in knowledge.diseases)
+        if not mention.finding.startswith(WELL):
+            stated.append(said)
+        elif says_well(said, context) and not _is_asked(context.sentence, document):
+            praised.append(replace(said, finding=mention.finding.removeprefix(WELL), state=State.ABSENT))
+    complaints = [mention.finding for mention in stated if mention.state is not State.ABSENT]
+    complaints += [kin for finding in complaints for kin in knowledge.relatives(finding)]
+    kept = dict.fromkeys(mention for mention in praised if mention.finding not in complaints)
+    return sorted([*stated, *kept], key=lambda m: (m.start, m.end, m.finding))
+
+
+def _is_asked(sentence: Sentence, document: Document) -> bool:
+    end = sentence.first + len(sentence.tokens)
+    return end < len(document.tokens) and document.tokens[end].word == "?"
 
 
 def _unread(

@@ -76,6 +76,15 @@ def read(diagnoser: Diagnoser, text: str) -> dict[str, str]:
         ("Je n'ai aucune difficulté à avaler.", "difficulty_swallowing", "absent"),
         ("Je vous écris à la Toussaint, chez Nicole.", "cough", None),
         ("Ma tension n'est pas bien équilibrée.", "hypertension_history", "present"),
+        ("Elle respire normalement et joue.", "dyspnea", "absent"),
+        ("Il respire bien vite.", "dyspnea", None),
+        ("Il ne respire pas bien.", "dyspnea", "present"),
+        ("Je respire bien quand je suis assis.", "dyspnea", None),
+        ("Est-ce que je vois bien ?", "vision_loss", None),
+        ("Avant je voyais bien.", "vision_loss", None),
+        ("Je respire bien mais je m'étouffe la nuit, grosse gêne pour respirer.", "dyspnea", "present"),
+        ("Le test covid est négatif.", "named_covid_19", "absent"),
+        ("Mon pied est toujours froid depuis l'hiver dernier.", "poor_leg_circulation_skin", "present"),
     ],
 )
 def test_a_message_is_read_as_it_is_meant(diagnoser: Diagnoser, text: str, finding: str, state: str | None) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from backend.core.diagnose import Diagnoser
 from backend.core.entities import Frequency, Urgency
 from backend.core.knowledge import Knowledge
-from backend.core.lexicon import expand
+from backend.core.lexicon import spoken
 from backend.core.prompt import Style, prompt_id, render
 from tests.strategies import base
 from training import synthesise
@@ -94,7 +94,7 @@ def test_wordings_are_split_between_training_and_evaluation(drawn: Synthesiser, 
     """No wording is on both sides, none is lost, and about a third is kept out."""
     kept_out = total = 0
     for finding in knowledge.findings.values():
-        every = {plain.lstrip("=") for wording in finding.lay for plain in expand(wording)}
+        every = {plain for wording in finding.lay for plain in spoken(wording)}
         seen, unseen = (set(drawn._wordings(finding, unseen=side)) for side in (False, True))
         if seen == unseen:
             assert seen == every  # one side would be empty: both have all
