@@ -35,9 +35,9 @@ _DROPPED_IN_PHRASES = frozenset(
      "qui"]
 )  # fmt: skip
 _CANNOT = (
-    "(arrive|arrivent|parviens|parvient|réussis|réussit|peux|peut|peuvent|pouvais|pouvait) (plus|pas) ",
-    "(sais|sait) plus ", "(plus|pas) (pu|réussi|arrivé|parvenu|moyen|possible) ", "(impossible|incapable) ",
-    "sans (pouvoir|arriver|réussir|parvenir) ",
+    "=(arrive|arrivent|parviens|parvient|réussis|réussit|peux|peut|peuvent|pouvais|pouvait) (plus|pas) ",
+    "=(sais|sait) plus ", "=(plus|pas) (pu|réussi|arrivé|parvenu|moyen|possible) ", "=(impossible|incapable) ",
+    "=sans (pouvoir|arriver|réussir|parvenir) ",
 )  # fmt: skip
 _HAS_TROUBLE = (
     "=(du|de) mal (à|pour) ", "=(difficulté|difficultés|gêne|galère|peine) (à|pour) ", "=(gêné|gênée) pour ",

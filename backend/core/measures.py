@@ -8,7 +8,7 @@ Try it: `python -m backend.core.measures "39,5 depuis trois jours, 17/10"`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
@@ -123,9 +123,11 @@ def _temperature(words: Sequence[str], index: int, value: float) -> Measure | No
 
 def _near(words: Sequence[str], index: int) -> set[str]:
     """The words of the same sentence beside a number: the sentences may stand in any order."""
-    before = takewhile(lambda word: word not in SENTENCE_ENDS, reversed(words[max(0, index - 4) : index]))
-    after = takewhile(lambda word: word not in SENTENCE_ENDS, words[index : index + 4])
-    return {*before, *after}
+    return {*_until_end(reversed(words[max(0, index - 4) : index])), *_until_end(words[index : index + 4])}
+
+
+def _until_end(words: Iterable[str]) -> list[str]:
+    return list(takewhile(lambda word: word not in SENTENCE_ENDS, words))
 
 
 def _pressure(words: Sequence[str], index: int, value: float) -> Measure | None:
@@ -177,11 +179,11 @@ def _opens(before: tuple[str, ...], openings: Sequence[tuple[str, ...]]) -> int 
 
 def _states_pregnancy(words: Sequence[str], index: int, unit: str) -> bool:
     """Like "enceinte de 5 mois", "7 mois de grossesse", "je suis à 39 semaines et 4 jours de mon deuxième"."""
+    before = _until_end(reversed(words[max(0, index - 4) : index]))
     if unit not in ("mois", "semaine", "semaines"):
-        return "enceinte" in words[max(0, index - 4) : index] and unit in ("jour", "jours")
+        return "enceinte" in before and unit in ("jour", "jours")
     after = index + 5 if _at(words, index + 2) == "et" and _at(words, index + 4) in _DAYS_PER_UNIT else index + 2
-    before = words[max(0, index - 4) : index]
-    if _PREGNANCY_WORDS.intersection((*before, *words[after : after + 3])):
+    if _PREGNANCY_WORDS.intersection((*before, *_until_end(words[after : after + 3]))):
         return _at(words, after) != "apres" and not _BIRTH_WORDS.intersection(before)
     if _at(words, index - 1) != "a" or _at(words, index - 2) not in ("suis", "est"):
         return False

@@ -102,7 +102,8 @@ def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], spoken_of: 
             after = words[cue.end : cue.end + 5]
             pairs = (f"{word} {then}" for word, then in itertools.pairwise(after))
             saying = any(said in cues.saying for said in (*after[:4], *pairs))
-            markers.append(_Marker(index, cue.text, owns=not saying))
+            if "comme" not in words[max(0, index - 2) : index]:  # "un caillou comme son frère" is not about the brother
+                markers.append(_Marker(index, cue.text, owns=not saying))
             index = cue.end
             continue
         word = words[index]
