@@ -197,7 +197,7 @@ def _negation_reaches(cue: Cue, first: int, context: Context) -> bool:
     for index in range(cue.end, first):
         word, follows = context.word(index), context.word(index + 1)
         if word in (",", "-") or word == "et":
-            if follows not in _LIST_CONTINUES:
+            if follows not in _LIST_CONTINUES and not _in_list_with_or(index, context):
                 return False
             listed, content = True, 0
         elif word in ("ou", "ni"):
@@ -210,6 +210,17 @@ def _negation_reaches(cue: Cue, first: int, context: Context) -> bool:
         noun = any(context.word(index) in _NOUN_MARKERS for index in range(cue.end, first))
         return content == 0 or (noun and content == 1)
     return content <= 2
+
+
+def _in_list_with_or(comma: int, context: Context) -> bool:
+    """Whether a comma stands in a list of bare nouns that ends with "ou": "pas de nausées, diarrhée ou crampes"."""
+    for index in range(comma + 1, min(comma + _LONGEST_SCOPE, len(context.sentence.words))):
+        word = context.word(index)
+        if word in ("ou", "ni"):
+            return True
+        if word != "," and (word in context.light - {"d", "de"} or word in context.present_be):
+            return False
+    return False
 
 
 def _plus(first: int, last: int, own: set[int], context: Context) -> State | None:
@@ -243,7 +254,7 @@ def _negated_after(last: int, own: set[int], context: Context) -> bool:
             return True
     for cue in context.cues[CueKind.NEGATION_AFTER]:
         gap = cue.start - last - 1
-        comma = gap == 1 and context.word(last + 1) in (",", "-")
+        comma = gap == 1 and context.word(last + 1) in (",", "-", ":")
         ends = context.word(cue.end) in ("", ",", "-", "et", "mais", "voila")
         if cue.start > last and ends and (gap == 0 or comma):
             return True
