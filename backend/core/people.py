@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from backend.core.cues import Cue, CueKind, Cues
 from backend.core.entities import Mention, Patient
+from backend.core.lexicon import within_one_edit
 from backend.core.measures import Measure, Unit
 from backend.core.sentences import Sentence
 
@@ -25,6 +26,7 @@ _THIRD_PERSON = frozenset(_SEX_OF)
 _IMPERSONAL_AFTER = frozenset({"y", "faut", "fait", "fallait", "parait", "semble", "m", "me"})
 _CALLED_SO = frozenset({"maman", "papa", "mamie", "mami", "papi", "papy"})
 _CHILD_AGE = 15.0
+_SHORTEST_MISSPELT, _SHORTEST_SAYING = 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,12 @@ def find_people(
         for index, mention in enumerate(mentions):
             if sentence.first <= mention.tokens[0] < sentence.first + len(sentence.tokens):
                 of_mention[index] = _owner(mention, sentence, markers, found)
-    counts = Counter(
-        person
+    told = {
+        (person, mention.tokens[0])  # one word misspelt may be read as several findings
         for person, mention in zip(of_mention, mentions, strict=True)
         if person not in (_NOT_SAID, FAMILY) and mention.finding in troubles and not mention.remote
-    )
+    }
+    counts = Counter(person for person, _ in told)
     aged = _aged_relatives(sentences, found_cues, measures, cues)
     who = announced or _patient(counts, seen, aged, patient, cues)
     if who == WRITER:
@@ -101,7 +104,7 @@ def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], spoken_of: 
             cue = relatives[index]
             after = words[cue.end : cue.end + 5]
             pairs = (f"{word} {then}" for word, then in itertools.pairwise(after))
-            saying = any(said in cues.saying for said in (*after[:4], *pairs))
+            saying = any(_says(word, cues) for word in after[:4]) or any(pair in cues.saying for pair in pairs)
             if "comme" not in words[max(0, index - 2) : index]:  # "un caillou comme son frère" is not about the brother
                 markers.append(_Marker(index, cue.text, owns=not saying))
             index = cue.end
@@ -119,6 +122,14 @@ def _markers(sentence: Sentence, found: Mapping[CueKind, list[Cue]], spoken_of: 
                 markers.append(_Marker(index, earlier[-1], owns=True))
         index += 1
     return markers
+
+
+def _says(word: str, cues: Cues) -> bool:
+    """Whether a word is a verb of saying, a misspelt one ("réspond") included."""
+    if word in cues.saying:
+        return True
+    long = len(word) >= _SHORTEST_MISSPELT
+    return long and any(len(said) >= _SHORTEST_SAYING and within_one_edit(word, said) for said in cues.saying)
 
 
 def _relatives(sentence: Sentence, found: Mapping[CueKind, list[Cue]], cues: Cues) -> list[Cue]:
