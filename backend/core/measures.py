@@ -1,7 +1,8 @@
-"""Numbers in the text: temperatures, blood pressures, durations, ages and weeks of pregnancy.
+"""Numbers in the text: temperatures, blood pressures, pulse, oxygen, blood sugar, durations, ages, weeks of pregnancy.
 
 A finding of `data/findings.json` may list the measures that state it (`{"unit": "celsius", "min": 38}`); this
-module only reads the numbers. Units: degrees Celsius, millimetres of mercury (systolic), days, years, weeks.
+module only reads the numbers. Units: degrees Celsius, millimetres of mercury (systolic), beats a minute, percent of
+oxygen, grams of glucose a litre, days, years, weeks.
 
 Try it: `python -m backend.core.measures "39,5 depuis trois jours, 17/10"`
 """
@@ -34,8 +35,20 @@ _BEGAN = frozenset(
 _NO_TEMPERATURE = frozenset(
     {"pouls", "coeur", "battements", "pulsations", "pointure", "taille", "glycemie", "saturation"}
 )
-_BEFORE_BARE = frozenset({"a", "ai", "", ",", "."})
-_AFTER_BARE = frozenset({"", ",", ".", "!", "depuis", "ce", "hier", "et", "cette"})
+_BEFORE_BARE = frozenset({"a", "ai", "avec", "la", "avait", "est", "fait", "", ",", "."})
+_AFTER_BARE = frozenset({"", ",", ".", "!", "?", "depuis", "ce", "hier", "et", "cette", "la", "malgre", "sous", "mais"})
+_PULSE_NAMES = frozenset({"pouls", "coeur", "cardiaque", "palpitant"})
+_BEATS = frozenset({"battements", "pulsations", "bpm"})
+_OXYGEN_NAMES = frozenset({"saturation", "sat", "satu", "sature", "saturait", "oxymetre", "oxygene", "oxygenation"})
+_GLUCOSE_NAMES = frozenset({"glycemie", "glycemies", "dextro", "dextros"})
+_FROM_NAME_TO_NUMBER = frozenset(
+    ["a", "est", "etait", "de", "d", "en", "au", "bat", "battait", "monte", "montee", "tape", "tapait", "cogne", "file",
+     "affiche", "indique", "marque", "dit", "tourne", "tombe", "tombee", "descend", "descendue", "oscille", "entre",
+     "autour", "environ", "presque", "encore", "toujours", "plus", "que", "doigt", "ce", "matin", "soir"]
+)  # fmt: skip
+_NAMES_OF_READINGS = _PULSE_NAMES | _OXYGEN_NAMES | _GLUCOSE_NAMES
+_MOST_BETWEEN = 5
+_MMOL_PER_G = 5.55
 _LOWEST_C, _HIGHEST_C = 33.0, 43.0
 _AGE_BEFORE = frozenset({"de", "d", "ai", "a", "age", "agee", "j", "et", "mes", "ses", "avoir", ","})
 _NOT_AN_AGE = frozenset({"depuis", "fait", "voila", "y", "pendant", "il", "dans", "apres", "tous", "sous"})
@@ -46,6 +59,9 @@ class Unit(StrEnum):
 
     CELSIUS = "celsius"
     SYSTOLIC_MMHG = "systolic_mmhg"
+    PULSE_PER_MINUTE = "pulse_per_minute"
+    OXYGEN_PERCENT = "oxygen_percent"
+    GLUCOSE_G_PER_L = "glucose_g_per_l"
     SINCE_DAYS = "since_days"
     AGO_DAYS = "ago_days"
     AGE_YEARS = "age_years"
@@ -68,6 +84,8 @@ WORDS = (
     frozenset(_DAYS_PER_UNIT)
     | _FEVER_WORDS
     | _PREGNANCY_WORDS
+    | _NAMES_OF_READINGS
+    | _BEATS
     | {word for opening in (*_SINCE, *_AGO) for word in opening}
 )
 """The words that this module reads, for those who correct typing errors first."""
@@ -82,6 +100,7 @@ def find_measures(words: Sequence[str], numbers: Mapping[str, int]) -> tuple[Mea
             continue
         for measure in (
             _pressure(words, index, value),
+            _named_reading(words, index, value),
             _temperature(words, index, value),
             *_durations(words, index, value),
         ):
@@ -140,6 +159,42 @@ def _pressure(words: Sequence[str], index: int, value: float) -> Measure | None:
     if 80 <= value <= 260 and 40 <= low <= 160 and low < value:
         return Measure(Unit.SYSTOLIC_MMHG, value, index, index + 3)
     return None
+
+
+def _named_reading(words: Sequence[str], index: int, value: float) -> Measure | None:
+    """A number that its name goes with: "pouls à 140", "88 de saturation", "dextro à 0,40", "160 battements"."""
+    after = _at(words, index + 1)
+    if not words[index][0].isdigit() or after in _DAYS_PER_UNIT or "/" in (after, _at(words, index - 1)):
+        return None
+    name = _name_before(words, index)
+    if not name and after in ("de", "en", "au", "%"):
+        name = next((word for word in words[index + 2 : index + 4] if word in _NAMES_OF_READINGS), "")
+    if (name in _PULSE_NAMES or after in _BEATS) and 25 <= value <= 250:
+        return Measure(Unit.PULSE_PER_MINUTE, value, index, index + 1)
+    if name in _OXYGEN_NAMES and 50 <= value <= 100:
+        return Measure(Unit.OXYGEN_PERCENT, value, index, index + 1)
+    if name in _GLUCOSE_NAMES and (grams := _grams_of_glucose(value, after)) is not None:
+        return Measure(Unit.GLUCOSE_G_PER_L, grams, index, index + 1)
+    return None
+
+
+def _name_before(words: Sequence[str], index: int) -> str:
+    """What is measured, a few linking words before the number; "" when nothing is."""
+    for word in reversed(words[max(0, index - _MOST_BETWEEN) : index]):
+        if word in _NAMES_OF_READINGS:
+            return word
+        if word not in _FROM_NAME_TO_NUMBER:
+            break
+    return ""
+
+
+def _grams_of_glucose(value: float, unit: str) -> float | None:
+    """Grams a litre, from g/L, mg/dL or mmol/L; None for a number that could be either of the last two."""
+    if unit.startswith("mmol"):
+        return value / _MMOL_PER_G
+    if 0.1 <= value <= 7:
+        return value
+    return value / 100 if 20 <= value <= 700 else None
 
 
 def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measure]:

@@ -18,6 +18,15 @@ from backend.core.text import read
         ("39° hier", Unit.CELSIUS, 39.0),
         ("ma tension est à 17/10", Unit.SYSTOLIC_MMHG, 170.0),
         ("tension 165/95", Unit.SYSTOLIC_MMHG, 165.0),
+        ("mon cœur monte à 140", Unit.PULSE_PER_MINUTE, 140.0),
+        ("160 battements par minute", Unit.PULSE_PER_MINUTE, 160.0),
+        ("180 au pouls", Unit.PULSE_PER_MINUTE, 180.0),
+        ("sa sat est à 88 %", Unit.OXYGEN_PERCENT, 88.0),
+        ("91 de saturation", Unit.OXYGEN_PERCENT, 91.0),
+        ("dextro à 0,40", Unit.GLUCOSE_G_PER_L, 0.4),
+        ("glycémie à 450", Unit.GLUCOSE_G_PER_L, 4.5),
+        ("glycémie à 15 mmol", Unit.GLUCOSE_G_PER_L, 2.7),
+        ("la petite est là avec 39", Unit.CELSIUS, 39.0),
         ("depuis trois semaines", Unit.SINCE_DAYS, 21.0),
         ("ça fait 2 jours", Unit.SINCE_DAYS, 2.0),
         ("depuis environ 6 heures", Unit.SINCE_DAYS, 0.25),
@@ -40,7 +49,7 @@ def test_a_number_is_read_with_its_unit(text: str, unit: Unit, value: float, kno
 @pytest.mark.parametrize(
     "text",
     ["il est né à 36 semaines", "je suis à 3 semaines de l'opération", "deux mois après ma grossesse",
-     "ça dure bien une minute"],
+     "ça dure bien une minute", "opéré du cœur en 2019", "une glycémie à 12", "sous oxygène à 2 litres"],
 )  # fmt: skip
 def test_no_age_no_pregnancy_no_beginning(text: str, knowledge: Knowledge) -> None:
     """Numbers of weeks, months or minutes that say something else."""
