@@ -41,6 +41,7 @@ _TAKES_BACK = frozenset(
 _LONGEST_SCOPE = 14
 _LONGEST_ANSWER = 7
 _REMOTE_DAYS = 28.0
+_BESIDE = 4
 _NEGATIVES = frozenset({"pas", "jamais", "plus"})
 _COME_BACK = frozenset({"revenu", "revenue", "revenus", "revenues", "reparti", "repartie", "reparties"})
 _BEFORE_NON = frozenset({"", ",", "-", "et", "suis", "est", "homme", "femme", "ans", "patient", "patiente"})
@@ -308,10 +309,21 @@ def _is_remote(first: int, last: int, context: Context) -> bool:
     for cue in (*dated, *starts, *_long_ago(context)):
         if cue.end <= first:
             renewed = any(cue.end <= now.start and now.start < last for now in context.cues[CueKind.NOW])
+            renewed = renewed or _began_lately(cue.end, last, context)
             if not renewed and not _breaks(cue.end, first, context) and not _is_now(cue.end, first, context):
                 return True
         elif last < cue.start <= last + 10 and not _commas(last + 1, cue.start, context):
             return not _breaks(last + 1, cue.start, context) and not _new_clause(last + 1, cue.start, context)
+    return False
+
+
+def _began_lately(start: int, last: int, context: Context) -> bool:
+    """Whether a mention has its own, recent beginning: "il y a un an j'étais au Congo, fièvre depuis trois jours"."""
+    first = context.sentence.first
+    for measure in context.measures:
+        place = measure.start - first
+        if measure.unit is Unit.SINCE_DAYS and measure.value < _REMOTE_DAYS and start <= place <= last + _BESIDE:
+            return not _commas(last + 1, place, context) if place > last else not _commas(place, last, context)
     return False
 
 
@@ -347,5 +359,8 @@ def _long_ago(context: Context) -> list[Cue]:
     return [
         Cue(CueKind.PAST, measure.start - first, measure.end - first, "il y a")
         for measure in context.measures
-        if measure.unit is Unit.AGO_DAYS and measure.value >= _REMOTE_DAYS and first <= measure.start < end
+        if measure.unit is Unit.AGO_DAYS
+        and measure.value >= _REMOTE_DAYS
+        and first <= measure.start < end
+        and "depuis" not in context.sentence.words[max(0, measure.start - first - _BESIDE) : measure.start - first]
     ]
