@@ -45,6 +45,11 @@ _BESIDE = 4
 _NEGATIVES = frozenset({"pas", "jamais", "plus"})
 _COME_BACK = frozenset({"revenu", "revenue", "revenus", "revenues", "reparti", "repartie", "reparties"})
 _BEFORE_NON = frozenset({"", ",", "-", "et", "suis", "est", "homme", "femme", "ans", "patient", "patiente"})
+_NO_NOUN = frozenset({"mais", "que", "qu", "ou", "oui", "dis", "dit"})
+_ASKS = frozenset(
+    {"est", "ce", "que", "qu", "ai", "je", "j", "fais", "fait", "a", "t", "il", "elle", "aurais", "aurait"}
+)
+_EST_CE_QUE = (["est", "ce", "que"], ["est", "ce", "qu"])
 _TRIGGER_GOES_ON = frozenset({"que", "qu", "quand", "ou", "si", "lorsque"})
 
 
@@ -59,6 +64,8 @@ class Context:
     light: frozenset[str]
     present_be: frozenset[str]
     past_with_be: frozenset[str]
+    answered_no: bool = False
+    """Whether the sentence asks after bare symptoms and the next one is "non": "Des ganglions ? Non plus."."""
 
     def word(self, index: int) -> str:
         """The word at a place of the sentence, or "" outside it."""
@@ -69,7 +76,7 @@ def assert_mention(mention: Mention, context: Context, is_disease: bool) -> Ment
     """The mention with its state and remoteness; `is_disease` lets "je crois que c'est une angine" be a doubt."""
     first = mention.tokens[0] - context.sentence.first
     last = mention.tokens[-1] - context.sentence.first
-    if _was_answered_no(last, context):
+    if context.answered_no or _was_answered_no(last, context):
         return replace(mention, state=State.ABSENT)
     if _is_uncertain(first, last, context, is_disease):
         return replace(mention, state=State.UNKNOWN)
@@ -111,6 +118,8 @@ def _commas(start: int, end: int, context: Context) -> list[int]:
 def _is_uncertain(first: int, last: int, context: Context, is_disease: bool) -> bool:
     if context.word(last + 1) in _FEARED_TO_BE:  # "j'ai peur que ma boule au sein soit un cancer": the lump is there
         return False
+    if _is_question(first, context):
+        return True
     kinds = [CueKind.UNCERTAIN, *([CueKind.UNCERTAIN_DISEASE] if is_disease else [])]
     for cue in (cue for kind in kinds for cue in context.cues[kind]):
         if _within_reach(cue, first, context):
@@ -123,6 +132,15 @@ def _is_uncertain(first: int, last: int, context: Context, is_disease: bool) -> 
         _within_reach(cue, first, context) and context.word(cue.start - 1) in ("", ",", "et", "mais", "que", "qu", "ou")
         for cue in context.cues[CueKind.CONDITIONAL]
     )
+
+
+def _is_question(first: int, context: Context) -> bool:
+    """As in "est-ce que je fais de la fièvre", "ai-je les yeux jaunes": the symptom itself is asked after."""
+    opening = list(context.sentence.words[:first])
+    while opening and opening[-1] in _NOUN_MARKERS:
+        opening.pop()
+    inverted = opening[:2] in (["ai", "je"], ["fais", "je"], ["aurais", "je"]) or "t" in opening
+    return bool(opening) and _ASKS.issuperset(opening) and (inverted or opening[:3] in _EST_CE_QUE)
 
 
 def _within_reach(cue: Cue, first: int, context: Context) -> bool:
@@ -156,7 +174,8 @@ def _new_clause(start: int, end: int, context: Context) -> bool:
 def _negated(first: int, last: int, mention: Mention, context: Context) -> State | None:
     own = {index - context.sentence.first for index in mention.tokens}
     non = context.word(first - 1) == "non" and context.word(first) != "seulement"
-    if non and context.word(first - 2) in _BEFORE_NON:
+    adjective = len(mention.tokens) == 1 and context.word(first - 2) not in _NO_NOUN  # "éruption non prurigineuse"
+    if (non and (adjective or context.word(first - 2) in _BEFORE_NON)) or _is_dislocated(first, context):
         return State.ABSENT
     for cue in _negations(context, own):
         joins = cue.text == "ni" and context.word(cue.start - 1) not in COPULAS  # "mal au ventre ni au dos"
@@ -167,6 +186,14 @@ def _negated(first: int, last: int, mention: Mention, context: Context) -> State
     if plus is not None:
         return plus
     return State.ABSENT if _negated_after(last, own, context) else None
+
+
+def _is_dislocated(first: int, context: Context) -> bool:
+    """As in "j'en ai pas, des rougeurs"."""
+    comma = first - 1 if context.word(first) in _NOUN_MARKERS else first - 2
+    named = context.word(comma) == "," and context.word(comma + 1) in _NOUN_MARKERS
+    verb = context.sentence.words[max(0, comma - 1 - _BESIDE) : max(0, comma - 1)]
+    return named and context.word(comma - 1) in _NEGATIVES and "en" in verb
 
 
 def _pseudo(context: Context, own: set[int]) -> list[Cue]:
@@ -195,10 +222,11 @@ def _negation_reaches(cue: Cue, first: int, context: Context) -> bool:
         return False
     content = 0
     listed = False
+    in_full_list = cue.text.startswith("absence")  # "absence de fièvre, toux, essoufflement"
     for index in range(cue.end, first):
         word, follows = context.word(index), context.word(index + 1)
         if word in (",", "-") or word == "et":
-            if follows not in _LIST_CONTINUES and not _in_list_with_or(index, context):
+            if not (follows in _LIST_CONTINUES or in_full_list or _in_list_with_or(index, context)):
                 return False
             listed, content = True, 0
         elif word in ("ou", "ni"):

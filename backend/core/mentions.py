@@ -84,6 +84,10 @@ class Lists:
     adverb_verbs: Container[str] = frozenset()
     fillers: Container[str] = frozenset()
 
+    def sites_include(self, words: Sequence[str]) -> bool:
+        """Whether one of the words is a place of the body."""
+        return any(word in self.sites for word in words)
+
 
 def find_mentions(sentences: Sequence[Sentence], lexicon: Lexicon, lists: Lists, kin: Kin) -> tuple[Mention, ...]:
     """Every wording found, in reading order; state, person and remoteness are not decided yet.
@@ -163,9 +167,12 @@ def _is_coordinated(tokens: tuple[int, ...], sentence: Sentence, lists: Lists) -
 
 
 def _is_adverb(index: int, tokens: tuple[int, ...], sentence: Sentence, lists: Lists) -> bool:
-    """Whether the "mal" at `index` belongs to a verb outside the match: "fonctionne (très) mal", "du mal à plier"."""
+    """Whether the "mal" at `index` is no pain: "fonctionne (très) mal", "du mal à plier", "pas mal de gaz"."""
     if sentence.tokens[index].word != "mal":
         return False
+    around = [token.word for token in sentence.tokens[max(0, index - 1) : index + 3]]
+    if around[0] == "pas" and around[2:3] in (["de"], ["d"]) and not lists.sites_include(around[3:]):
+        return True
     if (done := _infinitive(index, sentence)) is not None and done not in tokens:
         return True
     verb = index - 2 if index > 1 and sentence.tokens[index - 1].word in _INTENSIFIERS else index - 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _LIGATURES = {"œ": "oe", "æ": "ae", "ß": "ss", "ø": "o", "đ": "d", "ł": "l", "\N{HEAVY CHECK MARK}": " "}
@@ -24,6 +24,9 @@ _TOKEN = re.compile(r"\d+(?:[.,]\d+)?|[a-z]+|\n|[^\sa-z0-9']")
 _STRETCHED = re.compile(r"([a-z])\1{3,}|([a-df-z])\2{2}$")
 # A token that ends a sentence. Brackets, quotes and pipes count: role tags and JSON never join two sentences.
 SENTENCE_ENDS = frozenset('.!?;:…\n{}[]<>|«»"()=*•#\\')
+_BEFORE_DE = frozenset({"pas", "plus", "pu", "mal", "trop", "peu", "beaucoup"})
+_NO_MORE = re.compile(r"\s+(?:mal|de|d|2)\b")
+_TIME_OR_NUMBER = re.compile(r"[\d.,/%]|\s*(?:h|j|an|jour|jr|mois|sem|nuit|fois|min|kg|g|°)")
 _COMMA = frozenset(",-/")
 
 
@@ -124,9 +127,19 @@ def read(text: str, sms: Mapping[str, str]) -> Document:
             tokens.append(Token(piece, start, end, sentence, clause))
             continue
         elided = folded[match.end() : match.end() + 1] == "'"
-        for word in _spell_out(piece, text[start:end], {} if elided else sms):
+        words = _spell_out(piece, text[start:end], {} if elided else sms)
+        for word in _spelt_as_heard(words, tokens, folded[match.end() : match.end() + 6]):
             tokens.append(Token(word, start, end, sentence, clause))
     return Document(text, tuple(tokens))
+
+
+def _spelt_as_heard(words: list[str], before: Sequence[Token], after: str) -> list[str]:
+    """The "2" of "pas 2 fièvre" is "de"; the "pu" of "g pu mal" is "plus"."""
+    if words == ["2"] and before and before[-1].word in _BEFORE_DE and not _TIME_OR_NUMBER.match(after):
+        return ["de"]
+    if words == ["pu"] and _NO_MORE.match(after):
+        return ["plus"]
+    return words
 
 
 def _end_of(text: str, origin: list[int], folded_end: int) -> int:

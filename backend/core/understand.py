@@ -20,6 +20,11 @@ from backend.core.sentences import Nouns, Sentence, split_sentences
 from backend.core.text import Document, read
 
 _SHORTEST_UNREAD_WORDS = 2
+_LONGEST_BARE = 6
+_NO = frozenset(
+    {("non",), ("non", "plus"), ("non", "pas", "du", "tout"), ("pas", "du", "tout"), ("jamais",), ("aucun",),
+     ("aucune",), ("non", ",", "aucun"), ("non", ",", "aucune"), ("non", ",", "jamais"), ("non", "jamais")}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ def _assert_all(
     knowledge: Knowledge,
 ) -> list[Mention]:
     contexts = []
-    for sentence, cues in zip(sentences, found_cues, strict=True):
+    for number, (sentence, cues) in enumerate(zip(sentences, found_cues, strict=True)):
         end = sentence.first + len(sentence.tokens)
         findings = [m for m in mentions if m.finding in knowledge.findings]
         owned = {token - sentence.first for m in findings for token in m.tokens if sentence.first <= token < end}
@@ -145,6 +150,7 @@ def _assert_all(
                 knowledge.lexicon.light,
                 knowledge.cues.present_be,
                 knowledge.cues.past_with_be,
+                _is_answered_no(sentence, sentences[number + 1 : number + 2], owned, knowledge),
             )
         )
     stated, praised = [], []
@@ -159,6 +165,18 @@ def _assert_all(
     complaints += [kin for finding in complaints for kin in knowledge.relatives(finding)]
     kept = dict.fromkeys(mention for mention in praised if mention.finding not in complaints)
     return sorted([*stated, *kept], key=lambda m: (m.start, m.end, m.finding))
+
+
+def _is_answered_no(sentence: Sentence, following: Sequence[Sentence], owned: set[int], knowledge: Knowledge) -> bool:
+    """Whether bare symptoms, or "vous demandez si j'ai ...", are followed by a sentence that only says no."""
+    if not following or following[0].words not in _NO:
+        return False
+    asks = any(word.startswith("demand") for word in sentence.words) and "si" in sentence.words
+    bare = all(
+        index in owned or word in knowledge.lexicon.light or not word[0].isalpha()
+        for index, word in enumerate(sentence.words)
+    )
+    return asks or (bare and len(sentence.words) <= _LONGEST_BARE)
 
 
 def _is_asked(sentence: Sentence, document: Document) -> bool:
