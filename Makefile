@@ -10,7 +10,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all test-training check fmt eval bench train train-mini train-smoke lock clean
+.PHONY: help install run test test-all test-training check fmt eval bench train train-mini alarm train-smoke lock clean
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,11 @@ train: $(TRAIN_VENV)/.train ## Run every stage of CONFIG (default: the embedded 
 
 train-mini: ## Make the embedded model again
 	$(MAKE) train CONFIG=training/configs/mini.yaml
+
+alarm: $(TRAIN_VENV)/.train ## Learn again how urgent words sound (data/alarm.json), from training/triage
+	$(TRAIN_VENV)/bin/python -m training.alarm
+	$(MAKE) $(VENV)/.dev
+	$(VENV)/bin/python -m backend.core.lookalikes
 
 train-smoke: ## The whole training chain in a few minutes (not a useful model)
 	$(MAKE) train CONFIG=training/configs/smoke.yaml

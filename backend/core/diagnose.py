@@ -19,7 +19,7 @@ from backend.core.questions import choose_questions
 from backend.core.ranking import Ranking
 from backend.core.red_flags import red_flags_of
 from backend.core.understand import Reading, read_message
-from backend.core.urgency import is_enough, level_of_causes, triage
+from backend.core.urgency import is_enough, level_of_causes, raised, triage
 
 DEFAULT_RESULTS = 5
 
@@ -50,6 +50,8 @@ class Diagnoser:
         of_causes = level_of_causes(sides, fired, self.ranking)
         order = scores.order
         verdict = triage(fired, of_causes, self.ranking.pathologies[order[0]], abstained)
+        if words := self.knowledge.alarm.raise_level(verdict.level, ranked_as, reading.pieces):
+            verdict = raised(verdict, words.level, reading.document.quote(words.start, words.end))
         spoken_of = frozenset(f for o in observations for f in (o.finding.id, *self.knowledge.ancestors(o.finding.id)))
         questions = choose_questions(scores, spoken_of, verdict.level, ranked_as, self.knowledge, self.ranking.weights)
         return Assessment(

@@ -16,6 +16,9 @@ FAMILY_HISTORY = "family_"
 WELL = "well/"
 """Prefix of what says that a finding is not there ("respire normalement")."""
 
+CAUSES, TOO_LITTLE, WORDS = "likely_causes", "too_little_understood", "alarming_words"
+"""Reasons of an urgency that are no red-flag rule."""
+
 
 class State(StrEnum):
     """What the message says of a finding."""

@@ -9,9 +9,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from backend.core.entities import Assessment, Cause, Kind, Observation, Outcome, State, Urgency
+from backend.core.entities import (
+    CAUSES,
+    TOO_LITTLE,
+    WORDS,
+    Assessment,
+    Cause,
+    Kind,
+    Observation,
+    Outcome,
+    State,
+    Urgency,
+)
 
 _SENTENCE = re.compile(r"(?<=[.!?…])\s+")
+_NO_RULE = (CAUSES, TOO_LITTLE, WORDS)
 _MOST_CAUSES = 3
 _MOST_SIGNS = 3
 _LEAST_P_OF_OTHER_CAUSES = 0.08
@@ -52,9 +64,7 @@ def facts_of(assessment: Assessment) -> Facts:
     abstained = assessment.outcome is Outcome.ABSTAINED
     causes = () if abstained else _causes(assessment.differential)
     first = causes[0] if causes else None
-    fired = [
-        reason for reason in assessment.triage.reasons if reason.rule not in ("likely_causes", "too_little_understood")
-    ]
+    fired = [reason for reason in assessment.triage.reasons if reason.rule not in _NO_RULE]
     alarm = _lower(fired[0].label) if fired and _sets_level(assessment) else None
     fits = first is not None and _advice_fits(first, level)
     vital = level is Urgency.LIFE_THREATENING
@@ -87,7 +97,7 @@ def _signs(cause: Cause, observations: tuple[Observation, ...]) -> tuple[str, ..
 
 
 def _sets_level(assessment: Assessment) -> bool:
-    return not any(r.rule in ("likely_causes", "too_little_understood") for r in assessment.triage.reasons)
+    return not any(reason.rule in _NO_RULE for reason in assessment.triage.reasons)
 
 
 def _advice_fits(cause: Cause, level: Urgency) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from backend.core.alarm import Alarm
 from backend.core.cues import Cues
 from backend.core.entities import (
     NAMED,
@@ -39,6 +40,7 @@ from backend.core.errors import KnowledgeError
 from backend.core.lexicon import Lexicon
 from backend.core.measures import WORDS as MEASURE_WORDS
 from backend.core.rows import (
+    AlarmRow,
     CaseRow,
     ConditionRow,
     FindingRow,
@@ -52,7 +54,7 @@ from backend.core.text import plain
 DATA = Path(__file__).resolve().parents[2] / "data"
 FILES = (
     "pathologies.json", "findings.json", "red_flags.json", "cues.json", "sources.json", "french.json",
-    "lookalikes.json",
+    "lookalikes.json", "alarm.json",
 )  # fmt: skip
 
 
@@ -74,6 +76,7 @@ class Knowledge:
     sites: frozenset[str]
     genders: Mapping[str, str]
     lexicon: Lexicon
+    alarm: Alarm
 
     @cached_property
     def diseases(self) -> frozenset[str]:
@@ -91,6 +94,14 @@ class Knowledge:
         happened = (f.id for f in self.findings.values() if f.kind is Kind.CONTEXT and not f.about_others)
         ill = (f for f in self.complaints if not self.findings[f].about_others)
         return frozenset(ill).union(happened)
+
+    @cached_property
+    def alarming(self) -> frozenset[str]:
+        """Findings that a red-flag rule asks for, and their children, which imply them."""
+        asked = {
+            f for rule in self.red_flags for condition in rule.when for wanted in condition.findings for f in wanted
+        }
+        return frozenset(f for f in self.findings if not asked.isdisjoint((f, *self.ancestors(f))))
 
     @cached_property
     def cue_words(self) -> frozenset[str]:
@@ -181,6 +192,7 @@ def _load(folder: Path) -> Knowledge:
     red_flags: list[RedFlagRow] = _parse(contents, "red_flags.json", list[RedFlagRow])
     french: FrenchRow = _parse(contents, "french.json", FrenchRow)
     lookalikes: list[str] = _parse(contents, "lookalikes.json", list[str])
+    alarm: AlarmRow = _parse(contents, "alarm.json", AlarmRow)
     cues_data: dict[str, Any] = _parse(contents, "cues.json", dict[str, Any])
     problems = [
         *_check_findings(findings),
@@ -197,7 +209,7 @@ def _load(folder: Path) -> Knowledge:
         said[pathology.history_finding] = _name_of(pathology, said.get(pathology.history_finding), taken)
     flags = tuple(_to_red_flag(row, cited) for row in red_flags)
     cues = Cues(cues_data)
-    other_words = cues.words() | MEASURE_WORDS | set(french.numbers)
+    other_words = cues.words() | MEASURE_WORDS | set(french.numbers) | set(alarm.words)
     wordings = {finding.id: finding.lay for finding in said.values()}
     wordings |= {f"{WELL}{finding.id}": finding.well for finding in said.values() if finding.well}
     wordings |= {f"{flag.id}/{index}": c.texts for flag in flags for index, c in enumerate(flag.when)}
@@ -220,6 +232,7 @@ def _load(folder: Path) -> Knowledge:
         sites=frozenset(french.sites),
         genders={noun: gender for gender, nouns in french.nouns.items() for noun in nouns},
         lexicon=lexicon,
+        alarm=Alarm(alarm.terms, alarm.traits),
     )
 
 

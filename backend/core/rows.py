@@ -135,3 +135,12 @@ class FrenchRow(_Row):
     nouns: dict[Literal["m", "f"], list[str]]
     sms: dict[str, str]
     numbers: dict[str, int]
+
+
+class AlarmRow(_Row):
+    """The whole of `alarm.json`, made by `training/alarm.py`: see `alarm.py` for what the numbers mean."""
+
+    made_from: str
+    terms: dict[str, tuple[int, int, int]]
+    traits: dict[str, tuple[int, int, int]]
+    words: list[str]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from backend.core.alarm import Piece, piece_of
 from backend.core.assertion import Context, assert_mention, says_well
 from backend.core.cues import Cue, CueKind
 from backend.core.entities import FAMILY_HISTORY, NAMED, WELL, Mention, Patient, Span, State
@@ -31,6 +32,7 @@ _NO = frozenset(
 class Reading:
     """What the text says. `mentions` are findings, `flag_mentions` the text patterns of red-flag rules.
 
+    `pieces` are its sentences as the model of `alarm.py` sees them.
     `patient` holds what the text itself says of the patient; `person` is "" for the writer, else the relative;
     `others` holds what it says of each other person it speaks of.
     """
@@ -42,6 +44,7 @@ class Reading:
     person: str
     others: Mapping[str, Patient]
     unmatched: tuple[Span, ...]
+    pieces: tuple[Piece, ...]
 
 
 def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
@@ -84,7 +87,28 @@ def read_message(text: str, patient: Patient, knowledge: Knowledge) -> Reading:
             for person in dict.fromkeys(m.person for m in stated if m.person)
         },
         unmatched=_unread(document, sentences, stated, found_cues, measures, knowledge),
+        pieces=tuple(
+            piece_of(sentence, _only_raises(sentence, cues, stated, people.patient, knowledge))
+            for sentence, cues in zip(sentences, found_cues, strict=True)
+        ),
     )
+
+
+def _only_raises(
+    sentence: Sentence,
+    cues: Mapping[CueKind, list[Cue]],
+    mentions: Sequence[Mention],
+    patient: str,
+    knowledge: Knowledge,
+) -> bool:
+    """Whether a sentence states nothing of the patient's health, or an alarming finding, or what others have or think."""
+    places = range(sentence.first, sentence.first + len(sentence.tokens))
+    own = [m for m in mentions if m.tokens[0] in places and not m.person and m.finding in knowledge.findings]
+    told = (State.PRESENT, State.PAST, State.OTHER)
+    alarming = any(m.state in told and m.finding in knowledge.alarming for m in own)
+    somebody_else = any(cue.text != patient for cue in cues[CueKind.RELATIVE])
+    thinks = bool(cues[CueKind.UNCERTAIN_DISEASE]) or not knowledge.cues.saying.isdisjoint(sentence.words)
+    return not own or alarming or somebody_else or thinks
 
 
 def _mended_words(document: Document, sentences: Sequence[Sentence]) -> list[str]:

@@ -1,8 +1,8 @@
 """Red flags and likely causes -> one of five levels of care.
 
-The level is the highest of three: the rules that fired, the likely causes weighted by harm, and a floor when too
-little was understood. Likely causes alone never say more than "urgences": only a rule calls the 15. Where the message
-can be read in several ways (a misspelt word, who is ill), the most urgent reading counts.
+The level is the highest of four: the rules that fired, the likely causes weighted by harm, a floor when too little was
+understood, and what the words themselves call for (`alarm.py`). Likely causes alone never say more than "urgences".
+Where the message can be read in several ways (a misspelt word, who is ill), the most urgent reading counts.
 
 The thresholds were set on the development cases; figures in `docs/log.md`.
 """
@@ -16,7 +16,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.core.entities import Kind, Observation, Pathology, Patient, Reason, State, Triage, Urgency
+from backend.core.entities import (
+    CAUSES,
+    TOO_LITTLE,
+    WORDS,
+    Kind,
+    Observation,
+    Pathology,
+    Patient,
+    Reason,
+    State,
+    Triage,
+    Urgency,
+)
 from backend.core.ranking import Ranking, counted_state
 from backend.core.red_flags import Fired
 from backend.core.weights import Array
@@ -132,11 +144,18 @@ def triage(fired: Sequence[Fired], of_causes: Urgency, likeliest: Pathology | No
     return Triage(level, phone, message, tuple(reasons))
 
 
+def raised(verdict: Triage, level: Urgency, quote: str) -> Triage:
+    """The same at the higher level that the words of the message call for; every reason stays."""
+    reason = Reason(WORDS, "Des mots proches de ceux de messages graves : par prudence", quote, None)
+    message = f"{_MESSAGES[level]} {verdict.message}" if verdict.phone else _MESSAGES[level]
+    return Triage(level, _PHONES.get(level, verdict.phone), message, (*verdict.reasons, reason))
+
+
 def _cite(fired: Fired) -> str | None:
     return next((f"{s.title}, {s.publisher}, {s.year}" for s in fired.rule.sources), None)
 
 
 def _reason_of_causes(likeliest: Pathology | None, abstained: bool) -> Reason:
     if abstained or likeliest is None:
-        return Reason("too_little_understood", "Trop peu d'éléments compris : par prudence", None, None)
-    return Reason("likely_causes", f"Cause la plus probable parmi celles connues : {likeliest.name}", None, None)
+        return Reason(TOO_LITTLE, "Trop peu d'éléments compris : par prudence", None, None)
+    return Reason(CAUSES, f"Cause la plus probable parmi celles connues : {likeliest.name}", None, None)
