@@ -101,7 +101,7 @@ def _only_raises(
     patient: str,
     knowledge: Knowledge,
 ) -> bool:
-    """Whether a sentence states nothing of the patient's health, or an alarming finding, or what others have or think."""
+    """Whether a sentence says nothing of the patient's health, tells a danger, or what others have or think."""
     places = range(sentence.first, sentence.first + len(sentence.tokens))
     own = [m for m in mentions if m.tokens[0] in places and not m.person and m.finding in knowledge.findings]
     told = (State.PRESENT, State.PAST, State.OTHER)
