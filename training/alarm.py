@@ -42,8 +42,8 @@ from backend.core.understand import read_message
 MESSAGES = Path(__file__).parent / "triage"
 # A level is called for from this probability on; set by cross-validation (docs/log.md).
 THRESHOLDS = {
-    Urgency.DOCTOR_24_HOURS: 0.65,
-    Urgency.EMERGENCY_DEPARTMENT: 0.4,
+    Urgency.DOCTOR_24_HOURS: 0.7,
+    Urgency.EMERGENCY_DEPARTMENT: 0.5,
     Urgency.LIFE_THREATENING: 0.35,
 }
 _ROUNDS = 3
