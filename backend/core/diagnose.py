@@ -50,10 +50,10 @@ class Diagnoser:
         of_causes = level_of_causes(sides, fired, self.ranking)
         order = scores.order
         verdict = triage(fired, of_causes, self.ranking.pathologies[order[0]], abstained)
-        if words := self.knowledge.alarm.raise_level(verdict.level, ranked_as, reading.pieces):
-            verdict = raised(verdict, words.level, reading.document.quote(words.start, words.end))
         spoken_of = frozenset(f for o in observations for f in (o.finding.id, *self.knowledge.ancestors(o.finding.id)))
         questions = choose_questions(scores, spoken_of, verdict.level, ranked_as, self.knowledge, self.ranking.weights)
+        if words := self.knowledge.alarm.raise_level(verdict.level, ranked_as, reading.pieces):
+            verdict = raised(verdict, words.level, reading.document.quote(words.start, words.end))
         return Assessment(
             outcome=Outcome.ABSTAINED if abstained else Outcome.ANSWERED,
             triage=verdict,
