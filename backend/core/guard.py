@@ -372,13 +372,17 @@ def _new_clauses(mark: re.Pattern[str], sentence: str, facts: Facts) -> Iterator
 
 
 def _replace_known(text: str, facts: Facts) -> str:
-    """The sentence with the causes and signs of the facts replaced by neutral words."""
+    """The sentence with the causes and signs of the facts replaced by neutral words, the longest forms first."""
     alarm = (facts.alarm,) if facts.alarm else ()
-    for known, neutral in ((alarm, _SIGN), (facts.causes, _CAUSE), (facts.signs, _SIGN)):
-        for phrase in sorted(known, key=len, reverse=True):
-            for words in _forms(WORD.findall(plain(phrase)), shortened=neutral is _CAUSE):
-                pattern = " ".join(word if len(word) < 4 else rf"{word.rstrip('sx')}[sx]?" for word in words)
-                text = re.sub(rf" {pattern}(?= )", f" {neutral}", text)
+    forms = [
+        (words, neutral)
+        for known, neutral in ((alarm, _SIGN), (facts.causes, _CAUSE), (facts.signs, _SIGN))
+        for phrase in known
+        for words in _forms(WORD.findall(plain(phrase)), shortened=neutral is _CAUSE)
+    ]
+    for words, neutral in sorted(forms, key=lambda form: -len(" ".join(form[0]))):
+        pattern = " ".join(word if len(word) < 4 else rf"{word.rstrip('sx')}[sx]?" for word in words)
+        text = re.sub(rf" {pattern}(?= )", f" {neutral}", text)
     return text
 
 

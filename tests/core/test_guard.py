@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.core.entities import Urgency
-from backend.core.facts import Facts
+from backend.core.diagnose import Diagnoser
+from backend.core.entities import Patient, Urgency
+from backend.core.facts import Facts, facts_of
 from backend.core.guard import Guard, Refusal, load_guard, split_reply
-from backend.core.wording import action
+from backend.core.wording import action, word_reply
 from tests.strategies import base
 
 SENTENCES = Path(__file__).parents[1] / "sentences" / "guard.jsonl"
@@ -159,6 +160,15 @@ def test_a_disease_of_the_facts_is_refused_on_other_facts(guard: Guard) -> None:
     sentence = "Ce que vous décrivez peut faire penser à une appendicite."
     passing = {on for on, facts in FACTS.items() if guard.refuse(sentence, facts) is None}
     assert passing == {"appendicite"}
+
+
+def test_a_sign_that_begins_like_the_cause_is_read_whole(diagnoser: Diagnoser, guard: Guard) -> None:
+    """A sign, "une paupière qui saute toute seule": not the cause followed by the promise "toute seule"."""
+    facts = facts_of(diagnoser.assess("J'ai l'œil qui saute depuis plusieurs jours.", Patient()))
+    assert any("toute seule" in sign for sign in facts.signs)
+    first = word_reply(facts)[0]
+    assert "toute seule" in first
+    assert guard.refuse(first, facts) is None
 
 
 def test_a_number_passes_with_the_facts_that_hold_it(guard: Guard) -> None:
