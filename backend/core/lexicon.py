@@ -244,7 +244,8 @@ class Corrector:
     def corrections(self, word: str) -> tuple[str, ...]:
         """Known forms within one edit of `word` or with the same sound, in alphabetical order.
 
-        When a form sounds the same, the word without its first letter is no candidate: "esoufflé" is never "souffle".
+        When a form within one edit sounds the same, the word without its first letter is no candidate: "esoufflé" is
+        never "souffle"; but "bheures" is "heures", though it sounds like "beurre".
         """
         close = {
             form
@@ -255,7 +256,7 @@ class Corrector:
             or (len(stem(form)) >= _SHORTEST_STEM and within_one_edit(stem(word), stem(form)))
         }
         alike = self._by_sound.get(sound(word), ())
-        if alike:
+        if any(within_one_edit(word, form) for form in alike):
             close = {form for form in close if stem(form) != stem(word[1:])}
         return tuple(sorted(close.union(alike)))
 

@@ -81,6 +81,11 @@ def test_a_misspelt_word_is_corrected_but_a_real_word_is_not() -> None:
     assert lexicon.corrections("souffre") == ()
 
 
+def test_a_distant_word_of_the_same_sound_does_not_hide_a_closer_one(knowledge: Knowledge) -> None:
+    """The word "bheures" sounds like "beurre", and is one letter away from "heures": both are tried."""
+    assert knowledge.lexicon.key("heures") in knowledge.lexicon.readings("bheures")
+
+
 def test_breathlessness_misspelt_is_never_a_heart_murmur(knowledge: Knowledge) -> None:
     """The danger known from fuzzy matching: "essouflé" must not be read as "souffle"."""
     for typed in ("essoufle", "esouffle", "essouflee", "essoufflle"):
