@@ -30,7 +30,7 @@ from scipy.sparse import csr_matrix, diags
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
-from backend.core.alarm import LEVELS, Alarm, Piece, traits_of
+from backend.core.alarm import AT_LEAST_AS_LIKELY, LEVELS, NONE_LIKELY, Alarm, Piece, traits_of
 from backend.core.diagnose import Diagnoser
 from backend.core.entities import Frequency, Patient, Urgency
 from backend.core.knowledge import DATA, Knowledge, load
@@ -51,7 +51,6 @@ _INVERSE_PENALTY = 1.0
 _FEWEST_USES = 2
 _OF_A_WORDING, _OF_A_RULE_SENTENCE = 0.05, 0.2
 """How much a wording and a test sentence of a rule count, beside 1 for a message."""
-_NOTHING = Alarm({}, {})
 _SHARES = {
     Frequency.OBLIGATE: 1.0, Frequency.VERY_FREQUENT: 0.9, Frequency.FREQUENT: 0.55, Frequency.OCCASIONAL: 0.17,
     Frequency.VERY_RARE: 0.02, Frequency.EXCLUDED: 0.0,
@@ -61,8 +60,11 @@ _SHORTEST_WORD = 6
 _ALARMS = 10
 _LEAST = 5
 _WORDING = "a wording"
-_GIVEN = frozenset(f"given>={rank}" for rank in range(1, len(Urgency)))
-"""One more alarm never lowers the level."""
+_SO_FAR = frozenset(
+    [f"given>={rank}" for rank in range(1, len(Urgency))]
+    + [f"causes{level.rank}>={share:g}" for level in LEVELS for share in AT_LEAST_AS_LIKELY]
+)
+"""One more alarm, or a likelier grave cause, never lowers the level."""
 
 
 class MessageRow(BaseModel):
@@ -81,20 +83,33 @@ class MessageRow(BaseModel):
 
 @dataclass(frozen=True)
 class Judged:
-    """A message, or a wording, as the model sees it. `share` (one per level) is how far it deserves each level or more.
+    """A message, or a wording, as the model sees it. `deserves`, one per level: how far it deserves that or more.
 
     `ok` and `floor` are ranks; a wording has none.
     """
 
     pieces: tuple[Piece, ...]
     traits: tuple[str, ...]
-    share: tuple[float, ...]
+    deserves: tuple[float, ...]
     counts: float
     given: Urgency = Urgency.SELF_CARE
+    shares: tuple[float, ...] = NONE_LIKELY
     patient: Patient = Patient()  # noqa: RUF009 - frozen
     ok: frozenset[int] = frozenset()
     floor: int = 0
     forms: frozenset[str] = frozenset()
+
+
+class Silent(Alarm):
+    """No weights; it keeps what the service asked of it last."""
+
+    def __init__(self) -> None:
+        super().__init__({}, {})
+        self.asked: tuple[Urgency, Sequence[float], Patient, Sequence[Piece]]
+
+    def raise_level(self, given: Urgency, shares: Sequence[float], patient: Patient, pieces: Sequence[Piece]) -> None:
+        """Keep the question; raise nothing."""
+        self.asked = given, shares, patient, pieces
 
 
 def read_messages(paths: Iterable[Path], diagnoser: Diagnoser) -> list[Judged]:
@@ -104,16 +119,18 @@ def read_messages(paths: Iterable[Path], diagnoser: Diagnoser) -> list[Judged]:
 
 
 def _judge(row: MessageRow, diagnoser: Diagnoser) -> Judged:
-    fields = Patient(row.age, row.sex, row.pregnant)
-    found = diagnoser.assess(row.text, fields)
-    given = found.triage.level
+    silent = Silent()
+    quiet = Diagnoser(replace(diagnoser.knowledge, alarm=silent), diagnoser.ranking)
+    quiet.assess(row.text, Patient(row.age, row.sex, row.pregnant))
+    given, shares, patient, pieces = silent.asked
     return Judged(
-        pieces=read_message(row.text, fields, diagnoser.knowledge).pieces,
-        traits=("always", *traits_of(given, found.patient)),
-        share=tuple(float(row.level.rank >= level.rank) for level in LEVELS),
+        pieces=tuple(pieces),
+        traits=("always", *traits_of(given, shares, patient)),
+        deserves=tuple(float(row.level.rank >= level.rank) for level in LEVELS),
         counts=1.0,
         given=given,
-        patient=found.patient,
+        shares=tuple(shares),
+        patient=patient,
         ok=frozenset(level.rank for level in row.ok),
         floor=row.floor.rank,
         forms=frozenset(token.word for token in read(row.text, diagnoser.knowledge.sms).tokens),
@@ -191,10 +208,10 @@ def learn(rows: Sequence[Judged], neutral: frozenset[str], light: frozenset[str]
     of_traits = _matrix([row.traits for row in rows], places)
     owner = np.repeat(np.arange(len(rows)), [len(row.pieces) for row in rows])
     bounded = np.array([piece.bounded for row in rows for piece in row.pieces])
-    never_lower = np.array([places[name] for name in neutral | _GIVEN if name in places], dtype=int)
+    never_lower = np.array([places[name] for name in neutral | _SO_FAR if name in places], dtype=int)
     columns = []
     for column, level in enumerate(LEVELS):
-        share, counts = np.array([row.share[column] for row in rows]), np.array([row.counts for row in rows])
+        share, counts = np.array([row.deserves[column] for row in rows]), np.array([row.counts for row in rows])
         weights = np.zeros(len(places))
         active, allowed = np.ones(len(owner)), np.ones(len(places))
         for _ in range(_ROUNDS):
@@ -260,7 +277,7 @@ def measure(rows: Sequence[Judged], alarm: Alarm) -> dict[str, float]:
     """Accepted, safe, too high, and emergencies below their floor, of the levels raised by `alarm`."""
     levels = []
     for row in rows:
-        raised = alarm.raise_level(row.given, row.patient, row.pieces)
+        raised = alarm.raise_level(row.given, row.shares, row.patient, row.pieces)
         levels.append((raised.level if raised else row.given).rank)
     pairs = list(zip(levels, rows, strict=True))
     return {
@@ -284,7 +301,7 @@ def cross_validate(
         alarm = Alarm(row.terms, row.traits)
         for index in held:
             message = messages[index]
-            found = alarm.raise_level(message.given, message.patient, message.pieces)
+            found = alarm.raise_level(message.given, message.shares, message.patient, message.pieces)
             yield replace(message, given=found.level if found else message.given)
 
 
@@ -293,22 +310,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="measure by cross-validation and write nothing")
     options = parser.parse_args()
-    knowledge = replace(load(), alarm=_NOTHING)
+    knowledge, nothing = load(), Silent()
     diagnoser = Diagnoser(knowledge)
     paths = sorted(MESSAGES.glob("*.jsonl"))
     held = {path.stem: read_messages([path], diagnoser) for path in paths if path.name.startswith("held_")}
     messages = read_messages([path for path in paths if not path.name.startswith("held_")], diagnoser)
     wordings = list(read_wordings(knowledge))
-    print("learned from, without words", measure(messages, _NOTHING))
+    print("learned from, without words", measure(messages, nothing))
     if options.check:
         found = list(cross_validate(messages, wordings, knowledge))
-        print("cross-validated            ", measure(found, _NOTHING))
+        print("cross-validated            ", measure(found, nothing))
         return
     made_from = f"{len(messages)} messages and {len(wordings)} wordings"
     weights = learn([*messages, *wordings], read_neutral(knowledge), read_light(knowledge))
     row = to_row(weights, messages, knowledge, made_from)
     for name, rows in held.items():
-        print(f"{name}, without words", measure(rows, _NOTHING))
+        print(f"{name}, without words", measure(rows, nothing))
         print(f"{name}               ", measure(rows, Alarm(row.terms, row.traits)))
     (DATA / "alarm.json").write_text(_one_term_a_line(row), encoding="utf-8")
     print(f"{len(row.terms)} terms, {len(row.words)} words")

@@ -3,7 +3,8 @@
 The rules of `red_flags.py` know the ways to say a danger that somebody wrote down; patients find others. This second
 look weighs every word, and every pair of neighbours, by what such words meant in the messages of `training/triage/`
 (logistic regression; `training/alarm.py` makes `data/alarm.json`). For each level the score is a sum: a constant, what
-the rules and causes already said, the age, and the words of each sentence; a score of 0 or more raises to that level.
+the rules and causes already said, how likely grave causes are, the age, and the words of each sentence; a score of 0 or
+more raises to that level.
 
 What is neutral never lowers the level. Of a sentence that states nothing of the patient's health, or tells an alarming
 finding, the heaviest stretch of words counts, and nothing when no stretch is above 0. Of one that denies a symptom, or
@@ -23,6 +24,8 @@ from backend.core.sentences import Sentence
 LEVELS = (Urgency.DOCTOR_24_HOURS, Urgency.EMERGENCY_DEPARTMENT, Urgency.LIFE_THREATENING)
 YOUNGER_THAN = (0.25, 1.0, 3.0, 6.0, 15.0)
 OLDER_THAN = (50.0, 65.0, 75.0)
+AT_LEAST_AS_LIKELY = (0.05, 0.15, 0.3)
+NONE_LIKELY = (0.0, 0.0, 0.0)
 _NEGATED = "~"
 _NUMBER = "#"
 _REACH_OF_NEGATION = 5
@@ -75,9 +78,11 @@ def piece_of(sentence: Sentence, bounded: bool) -> Piece:
     return Piece(tuple(words), bounded)
 
 
-def traits_of(given: Urgency, patient: Patient) -> list[str]:
-    """What the model knows beside the words: the level that rules and causes gave, the age, a pregnancy."""
+def traits_of(given: Urgency, shares: Sequence[float], patient: Patient) -> list[str]:
+    """What the model knows beside the words: the level so far, the shares of grave causes, the age, a pregnancy."""
     traits = [f"given>={rank}" for rank in range(1, given.rank + 1)]
+    for level, share in zip(LEVELS, shares, strict=True):
+        traits += [f"causes{level.rank}>={least:g}" for least in AT_LEAST_AS_LIKELY if share >= least]
     if patient.age is not None:
         traits += [f"age<{age:g}" for age in YOUNGER_THAN if patient.age < age]
         traits += [f"age>={age:g}" for age in OLDER_THAN if patient.age >= age]
@@ -91,9 +96,14 @@ class Alarm:
         self.terms = terms
         self.traits = traits
 
-    def raise_level(self, given: Urgency, patient: Patient, pieces: Sequence[Piece]) -> Raised | None:
-        """The highest level above `given` whose score is 0 or more; None when there is none. About 0.2 ms."""
-        traits = ["always", *traits_of(given, patient)]
+    def raise_level(
+        self, given: Urgency, shares: Sequence[float], patient: Patient, pieces: Sequence[Piece]
+    ) -> Raised | None:
+        """The highest level above `given` whose score is 0 or more; None when there is none. About 0.2 ms.
+
+        `shares` are the probabilities, one for each of `LEVELS`, that the cause is one which calls for it or more.
+        """
+        traits = ["always", *traits_of(given, shares, patient)]
         for column, level in reversed(list(enumerate(LEVELS))):
             if level.rank <= given.rank:
                 break

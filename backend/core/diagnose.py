@@ -19,7 +19,7 @@ from backend.core.questions import choose_questions
 from backend.core.ranking import Ranking
 from backend.core.red_flags import red_flags_of
 from backend.core.understand import Reading, read_message
-from backend.core.urgency import is_enough, level_of_causes, raised, triage
+from backend.core.urgency import harm_of_causes, is_enough, raised, triage
 
 DEFAULT_RESULTS = 5
 
@@ -47,12 +47,12 @@ class Diagnoser:
         scores = self.ranking.score(observations, ranked_as)
         abstained = not is_enough(observations, scores.p_other)
         sides = [(observations, ranked_as), *_rivals(reading, self.knowledge)]
-        of_causes = level_of_causes(sides, fired, self.ranking)
+        of_causes = harm_of_causes(sides, fired, self.ranking)
         order = scores.order
-        verdict = triage(fired, of_causes, self.ranking.pathologies[order[0]], abstained)
+        verdict = triage(fired, of_causes.level, self.ranking.pathologies[order[0]], abstained)
         spoken_of = frozenset(f for o in observations for f in (o.finding.id, *self.knowledge.ancestors(o.finding.id)))
         questions = choose_questions(scores, spoken_of, verdict.level, ranked_as, self.knowledge, self.ranking.weights)
-        if words := self.knowledge.alarm.raise_level(verdict.level, ranked_as, reading.pieces):
+        if words := self.knowledge.alarm.raise_level(verdict.level, of_causes.shares, ranked_as, reading.pieces):
             verdict = raised(verdict, words.level, reading.document.quote(words.start, words.end))
         return Assessment(
             outcome=Outcome.ABSTAINED if abstained else Outcome.ANSWERED,

@@ -12,10 +12,12 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.core.alarm import LEVELS, NONE_LIKELY
 from backend.core.entities import (
     CAUSES,
     TOO_LITTLE,
@@ -53,25 +55,34 @@ _MESSAGES = {
 _PHONES = {Urgency.LIFE_THREATENING: "15"}
 
 
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """The level that likely causes call for; `shares`: how likely those are that call for each of `alarm.LEVELS`."""
+
+    level: Urgency
+    shares: tuple[float, ...]
+
+
 Side = tuple[Sequence[Observation], Patient]
 """What is known of somebody who may be the patient."""
 
 
-def level_of_causes(sides: Sequence[Side], fired: Sequence[Fired], ranking: Ranking) -> Urgency:
-    """The highest level that the likely causes call for, for each side, under any reading of the message.
+def harm_of_causes(sides: Sequence[Side], fired: Sequence[Fired], ranking: Ranking) -> Harm:
+    """The highest level, and shares, that the likely causes call for, for each side, under any reading of the message.
 
-    Misspelt words that could be read in several ways are tried in each; findings whose own rule says less than
-    "urgences" are tried with and without, so that one more alarm never lowers the level.
+    Misspelt words that could be read in several ways are tried in each; findings that alone fire a rule, unless it is
+    one of the highest level, are tried with and without, so that one more alarm never lowers the level.
     """
     lesser = {
         finding
         for f in fired
-        if f.rule.level.rank < Urgency.EMERGENCY_DEPARTMENT.rank
+        if f.rule.level is not Urgency.LIFE_THREATENING
         for condition in f.rule.when
         if len(condition.findings) == 1
         for finding in condition.findings[0]
     }
-    levels = []
+    levels: list[Urgency] = []
+    shares: list[tuple[float, ...]] = [NONE_LIKELY]
     for number, (observations, patient) in enumerate(sides):
         present = {o.finding.id for o in observations if counted_state(o) is State.PRESENT}
         for left_out in _subsets(sorted(lesser & present)):
@@ -79,9 +90,10 @@ def level_of_causes(sides: Sequence[Side], fired: Sequence[Fired], ranking: Rank
                 kept = [o for o in observations if o.finding.id not in left_out and reading.issuperset(o.guesses)]
                 scores = ranking.score(kept, patient)
                 levels.append(_level_of(ranking.urgency_D, scores.p_D, scores.p_other))
+                shares.append(tuple(float(scores.p_D[ranking.urgency_D >= level.rank].sum()) for level in LEVELS))
                 if number == 0 and not is_enough(kept, scores.p_other):
                     levels.append(_ABSTAINED)
-    return max(levels, key=lambda level: level.rank)
+    return Harm(max(levels, key=lambda level: level.rank), tuple(map(max, zip(*shares, strict=True))))
 
 
 def is_enough(observations: Sequence[Observation], p_other: float) -> bool:

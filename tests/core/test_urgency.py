@@ -15,7 +15,7 @@ from backend.core.entities import Condition, Observation, Origin, Outcome, Patie
 from backend.core.knowledge import Knowledge
 from backend.core.ranking import Ranking
 from backend.core.red_flags import Fired
-from backend.core.urgency import THRESHOLDS, is_enough, level_of_causes, triage
+from backend.core.urgency import THRESHOLDS, harm_of_causes, is_enough, triage
 from tests.strategies import base
 
 LEVELS = st.sampled_from(list(Urgency))
@@ -191,10 +191,10 @@ def test_the_most_urgent_side_counts(knowledge: Knowledge) -> None:
     ranking = Ranking(knowledge)
     cold = (said(knowledge, "runny_nose", "sneezing", "nasal_congestion"), Patient(30, "F"))
     ill = (said(knowledge, "chest_pain", "sweating", "pain_radiating_arm_jaw"), Patient(60, "M"))
-    alone = level_of_causes([cold], [], ranking)
+    alone = harm_of_causes([cold], [], ranking).level
     assert alone.rank < Urgency.EMERGENCY_DEPARTMENT.rank
-    assert level_of_causes([cold, ill], [], ranking) is Urgency.EMERGENCY_DEPARTMENT
-    assert level_of_causes([ill, cold], [], ranking) is Urgency.EMERGENCY_DEPARTMENT
+    assert harm_of_causes([cold, ill], [], ranking).level is Urgency.EMERGENCY_DEPARTMENT
+    assert harm_of_causes([ill, cold], [], ranking).level is Urgency.EMERGENCY_DEPARTMENT
 
 
 def test_the_most_urgent_reading_of_a_misspelt_word_counts(knowledge: Knowledge) -> None:
@@ -204,11 +204,11 @@ def test_the_most_urgent_reading_of_a_misspelt_word_counts(knowledge: Knowledge)
     meningitis = said(knowledge, "stiff_neck", "fever")
     migraine = said(knowledge, "visual_aura", "light_sensitivity", "unilateral_headache", "noise_sensitivity")
     sure = said(knowledge, "headache")
-    worse = level_of_causes([([*sure, *meningitis], patient)], [], ranking)
-    together = level_of_causes([([*sure, *meningitis, *migraine], patient)], [], ranking)
+    worse = harm_of_causes([([*sure, *meningitis], patient)], [], ranking).level
+    together = harm_of_causes([([*sure, *meningitis, *migraine], patient)], [], ranking).level
     guesses = [*guessed(meningitis, "a"), *guessed(migraine, "b")]
     assert together.rank < worse.rank
-    assert level_of_causes([([*sure, *guesses], patient)], [], ranking) is worse
+    assert harm_of_causes([([*sure, *guesses], patient)], [], ranking).level is worse
 
 
 def test_a_finding_with_a_milder_rule_of_its_own_does_not_lower_the_level(knowledge: Knowledge) -> None:
@@ -220,9 +220,9 @@ def test_a_finding_with_a_milder_rule_of_its_own_does_not_lower_the_level(knowle
     every = said(knowledge, *serious, *lesser)
     fired = rule_at(Urgency.DOCTOR_24_HOURS)
     fired = replace(fired, rule=replace(fired.rule, when=(Condition(findings=(lesser,)),)))
-    alone = level_of_causes([(said(knowledge, *serious), patient)], [], ranking)
-    assert level_of_causes([(every, patient)], [], ranking).rank < alone.rank
-    assert level_of_causes([(every, patient)], [fired], ranking) is alone
+    alone = harm_of_causes([(said(knowledge, *serious), patient)], [], ranking).level
+    assert harm_of_causes([(every, patient)], [], ranking).level.rank < alone.rank
+    assert harm_of_causes([(every, patient)], [fired], ranking).level is alone
 
 
 def guessed(observations: list[Observation], key: str) -> list[Observation]:

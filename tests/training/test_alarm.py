@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("sklearn", reason="needs the training environment")
 
-from backend.core.alarm import LEVELS, Alarm, Piece, Word
+from backend.core.alarm import LEVELS, NONE_LIKELY, Alarm, Piece, Word
 from backend.core.entities import Patient, Urgency
 from backend.core.knowledge import Knowledge, load
 from training.alarm import MESSAGES, Judged, MessageRow, learn, measure, read_light, read_neutral, read_wordings, to_row
@@ -48,8 +48,8 @@ def test_a_bounded_sentence_does_not_teach_words_to_reassure(knowledge: Knowledg
     row = to_row(weights, rows, knowledge, "a test")
     alarm = Alarm(row.terms, row.traits)
     both = (Piece((Word(("sang",), (), 0, 1),), False), Piece((Word(("jeu",), (), 0, 1),), True))
-    assert alarm.raise_level(Urgency.SELF_CARE, Patient(), both) == alarm.raise_level(
-        Urgency.SELF_CARE, Patient(), both[:1]
+    assert alarm.raise_level(Urgency.SELF_CARE, NONE_LIKELY, Patient(), both) == alarm.raise_level(
+        Urgency.SELF_CARE, NONE_LIKELY, Patient(), both[:1]
     )
 
 
@@ -75,8 +75,8 @@ def test_no_held_message_is_learned_from() -> None:
 def test_wordings_carry_the_share_of_their_diseases(knowledge: Knowledge) -> None:
     """Shares fall from level to level; the sentences of rules deserve their level wholly."""
     wordings = list(read_wordings(knowledge))
-    assert all(list(row.share) == sorted(row.share, reverse=True) for row in wordings)
-    assert any(row.share == (1.0, 1.0, 1.0) for row in wordings)
+    assert all(list(row.deserves) == sorted(row.deserves, reverse=True) for row in wordings)
+    assert any(row.deserves == (1.0, 1.0, 1.0) for row in wordings)
 
 
 def test_light_words_weigh_nothing_and_neutral_talk_is_known(knowledge: Knowledge) -> None:
