@@ -72,13 +72,16 @@ class Context:
         return self.sentence.words[index] if 0 <= index < len(self.sentence.words) else ""
 
 
-def assert_mention(mention: Mention, context: Context, is_disease: bool) -> Mention:
-    """The mention with its state and remoteness; `is_disease` lets "je crois que c'est une angine" be a doubt."""
+def assert_mention(mention: Mention, context: Context, is_disease: bool, is_event: bool) -> Mention:
+    """The mention with its state and remoteness.
+
+    `is_disease` lets "je crois que c'est une angine" be a doubt, `is_event` "comme si j'avais bu".
+    """
     first = mention.tokens[0] - context.sentence.first
     last = mention.tokens[-1] - context.sentence.first
     if context.answered_no or _was_answered_no(last, context):
         return replace(mention, state=State.ABSENT)
-    if _is_uncertain(first, last, context, is_disease):
+    if _is_uncertain(first, last, context, is_disease) or (is_event and _is_compared(first, context)):
         return replace(mention, state=State.UNKNOWN)
     state = _negated(first, last, mention, context)
     if state is None and _is_resolved(first, last, context):
@@ -131,6 +134,14 @@ def _is_uncertain(first: int, last: int, context: Context, is_disease: bool) -> 
     return not _commas(first, last, context) and any(
         _within_reach(cue, first, context) and context.word(cue.start - 1) in ("", ",", "et", "mais", "que", "qu", "ou")
         for cue in context.cues[CueKind.CONDITIONAL]
+    )
+
+
+def _is_compared(first: int, context: Context) -> bool:
+    """As in "comme si j'avais pris un coup", "comme des coups de jus"; not "comme un idiot j'ai avalé ma bague"."""
+    return any(
+        _within_reach(cue, first, context) and (cue.text.startswith("comme s") or cue.end == first)
+        for cue in context.cues[CueKind.SIMILE]
     )
 
 

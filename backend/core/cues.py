@@ -25,6 +25,7 @@ class CueKind(StrEnum):
     PLUS_PSEUDO = "plus_pseudo"
     UNCERTAIN = "uncertain"
     UNCERTAIN_DISEASE = "uncertain_disease"
+    SIMILE = "simile"
     CONDITIONAL = "conditional"
     WORSE_WHEN = "worse_when"
     PAST = "past"

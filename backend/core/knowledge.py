@@ -84,6 +84,11 @@ class Knowledge:
         return frozenset(finding.id for finding in self.findings.values() if finding.kind is Kind.HISTORY)
 
     @cached_property
+    def events(self) -> frozenset[str]:
+        """What happened to somebody, or what they take or do."""
+        return frozenset(f.id for f in self.findings.values() if f.kind in (Kind.CONTEXT, Kind.RISK))
+
+    @cached_property
     def complaints(self) -> frozenset[str]:
         """Symptoms and signs: who has them is ill now."""
         return frozenset(f.id for f in self.findings.values() if f.kind in (Kind.SYMPTOM, Kind.SIGN))

@@ -180,7 +180,9 @@ def _assert_all(
     stated, praised = [], []
     for mention in mentions:
         context = next(c for c in reversed(contexts) if c.sentence.first <= mention.tokens[0])
-        said = assert_mention(mention, context, mention.finding in knowledge.diseases)
+        said = assert_mention(
+            mention, context, mention.finding in knowledge.diseases, mention.finding in knowledge.events
+        )
         if not mention.finding.startswith(WELL):
             stated.append(said)
         elif says_well(said, context) and not _is_asked(context.sentence, document):
