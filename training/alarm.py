@@ -42,14 +42,14 @@ from backend.core.understand import read_message
 MESSAGES = Path(__file__).parent / "triage"
 # A level is called for from this probability on; set by cross-validation (docs/log.md).
 THRESHOLDS = {
-    Urgency.DOCTOR_24_HOURS: 0.7,
-    Urgency.EMERGENCY_DEPARTMENT: 0.5,
-    Urgency.LIFE_THREATENING: 0.35,
+    Urgency.DOCTOR_24_HOURS: 0.75,
+    Urgency.EMERGENCY_DEPARTMENT: 0.4,
+    Urgency.LIFE_THREATENING: 0.3,
 }
 _ROUNDS = 3
 _INVERSE_PENALTY = 1.0
-_FEWEST_USES = 2
-_OF_A_WORDING, _OF_A_RULE_SENTENCE = 0.05, 0.2
+_FEWEST_USES = 3
+_OF_A_WORDING, _OF_A_RULE_SENTENCE = 0.025, 0.1
 """How much a wording and a test sentence of a rule count, beside 1 for a message."""
 _SHARES = {
     Frequency.OBLIGATE: 1.0, Frequency.VERY_FREQUENT: 0.9, Frequency.FREQUENT: 0.55, Frequency.OCCASIONAL: 0.17,
@@ -199,7 +199,7 @@ class Weights:
 
 
 def learn(rows: Sequence[Judged], neutral: frozenset[str], light: frozenset[str] = frozenset()) -> Weights:
-    """Weights for the terms that are used twice, and for the traits; `neutral` never lowers, `light` weighs nothing."""
+    """Weights for terms used three times, and for traits; `neutral` never lowers, `light` weighs nothing."""
     used = Counter(term for row in rows for term in {t for piece in row.pieces for t in _terms(piece)})
     traits = frozenset(trait for row in rows for trait in row.traits)
     kept = sorted(term for term, times in used.items() if times >= _FEWEST_USES and term not in light)

@@ -1,8 +1,8 @@
-"""Numbers in the text: temperatures, blood pressures, pulse, oxygen, blood sugar, durations, ages, weeks of pregnancy.
+"""Numbers in the text: temperature, blood pressure, pulse, oxygen, blood sugar, tablets, durations, ages, pregnancy.
 
 A finding of `data/findings.json` may list the measures that state it (`{"unit": "celsius", "min": 38}`); this
 module only reads the numbers. Units: degrees Celsius, millimetres of mercury (systolic), beats a minute, percent of
-oxygen, grams of glucose a litre, days, years, weeks.
+oxygen, grams of glucose a litre, tablets taken at once, days, years, weeks.
 
 Try it: `python -m backend.core.measures "39,5 depuis trois jours, 17/10"`
 """
@@ -49,9 +49,45 @@ _FROM_NAME_TO_NUMBER = frozenset(
 _NAMES_OF_READINGS = _PULSE_NAMES | _OXYGEN_NAMES | _GLUCOSE_NAMES
 _MOST_BETWEEN = 5
 _MMOL_PER_G = 5.55
+_TABLETS = frozenset(
+    ["comprime", "comprimes", "cachet", "cachets", "gelule", "gelules", "pilule", "pilules", "cacheton", "cachetons",
+     "pastille", "pastilles"]
+)  # fmt: skip
+_NOT_TAKEN = frozenset(
+    ["boite", "boites", "plaquette", "plaquettes", "flacon", "tube", "reste", "restait", "restent", "prescrit",
+     "prescrite", "donne", "achete", "ordonnance", "commande", "conditionnement", "delivre", "jour", "jours", "semaine"]
+)  # fmt: skip
+_SPREAD = frozenset({"par", "chaque", "tous", "toutes", "en", "sur", "pendant", "pour", "/"})
+"""After "20 comprimés": by day, or over some days."""
 _LOWEST_C, _HIGHEST_C = 33.0, 43.0
 _AGE_BEFORE = frozenset({"de", "d", "ai", "a", "age", "agee", "j", "et", "mes", "ses", "avoir", ","})
-_NOT_AN_AGE = frozenset({"depuis", "fait", "voila", "y", "pendant", "il", "dans", "apres", "tous", "sous"})
+_NOT_AN_AGE = frozenset({"depuis", "fait", "voila", "y", "ya", "pendant", "dans", "apres", "tous", "sous"})
+_NO_AGE_BEFORE = frozenset({"de", "d", "que", "qu", "apres", "avant"})
+"""After the unit: "il a 3 jours de fièvre", "ma fille, 2 jours que ça dure"."""
+_BARELY = frozenset({"que", "qu", "juste", "tout", "peine", "presque", "bientot", "deja", "seulement", "exactement"})
+"""Between the verb and the number: "il n'a que 2 mois", "elle a tout juste deux mois"."""
+
+
+_ABOUT = frozenset({"plus", "moins", "pres", "environ", "bien", "peu", "de", "d", "un", "bon"})
+_OF_THINGS = frozenset(
+    ["retard", "retards", "arret", "conge", "conges", "sejour", "voyage", "vacances", "croisiere", "cure", "traitement",
+     "antibiotiques", "antibiotique", "antibio", "ordonnance", "plaie", "blessure", "brulure", "cicatrice", "bouton",
+     "boutons", "plaque", "plaques", "toux", "fievre", "douleur", "douleurs", "mal", "angine", "rhume", "grippe",
+     "gastro", "bronchite", "cystite", "infection", "otite", "sinusite", "entorse", "fracture", "lumbago", "sciatique",
+     "crise", "crises", "regles", "saignement", "saignements", "cycle", "cycles", "diarrhee", "constipation", "abces",
+     "operation", "suture", "points", "platre", "attelle", "vaccin", "piercing", "tatouage", "delai", "absence",
+     "periode", "duree", "bout", "intervalle", "pause", "ecart", "hospitalisation", "reeducation", "suite", "randonnee",
+     "stage", "regime", "jeune", "barbe", "formation", "mission", "insomnie", "fatigue", "deuil", "rupture", "episode",
+     "serie", "total", "vol", "trajet", "attente", "sevrage", "abstinence", "grossesse", "convalescence", "repos",
+     "poussee", "tendinite", "zona", "varicelle", "covid", "mycose", "malade", "enceinte", "bleu", "bosse", "boule"]
+)  # fmt: skip
+"""Before "de trois semaines": how long something lasts, nobody's age."""
+_CHILDREN = frozenset(
+    ["bebe", "nourrisson", "fils", "fille", "fillette", "garcon", "enfant", "petit", "petite", "loulou", "puce",
+     "gamin", "gamine", "jumeau", "jumelle", "jumeaux", "jumelles", "neveu", "niece", "frere", "soeur", "ne", "nee",
+     "dernier", "derniere", "cadet", "cadette"]
+)  # fmt: skip
+"""Before "3 semaines" or ", 3 semaines": their age."""
 
 
 class Unit(StrEnum):
@@ -62,6 +98,7 @@ class Unit(StrEnum):
     PULSE_PER_MINUTE = "pulse_per_minute"
     OXYGEN_PERCENT = "oxygen_percent"
     GLUCOSE_G_PER_L = "glucose_g_per_l"
+    TABLETS = "tablets"
     SINCE_DAYS = "since_days"
     AGO_DAYS = "ago_days"
     AGE_YEARS = "age_years"
@@ -101,6 +138,7 @@ def find_measures(words: Sequence[str], numbers: Mapping[str, int]) -> tuple[Mea
         for measure in (
             _pressure(words, index, value),
             _named_reading(words, index, value),
+            _tablets(words, index, value),
             _temperature(words, index, value),
             *_durations(words, index, value),
         ):
@@ -178,6 +216,16 @@ def _named_reading(words: Sequence[str], index: int, value: float) -> Measure | 
     return None
 
 
+def _tablets(words: Sequence[str], index: int, value: float) -> Measure | None:
+    """Tablets that may have been taken at once: "40 comprimés hier soir"; not "une boîte de 30 comprimés"."""
+    if _at(words, index + 1) not in _TABLETS or value != int(value):
+        return None
+    before, after = _until_end(reversed(words[max(0, index - 5) : index])), _until_end(words[index + 2 : index + 5])
+    if _NOT_TAKEN.intersection(before) or _SPREAD.intersection(after):
+        return None
+    return Measure(Unit.TABLETS, value, index, index + 2)
+
+
 def _name_before(words: Sequence[str], index: int) -> str:
     """What is measured, a few linking words before the number; "" when nothing is."""
     for word in reversed(words[max(0, index - _MOST_BETWEEN) : index]):
@@ -202,7 +250,7 @@ def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measu
     if unit not in _DAYS_PER_UNIT:
         return
     days = value * _DAYS_PER_UNIT[unit]
-    before = tuple(words[max(0, index - 4) : index])
+    before = tuple(words[max(0, index - 6) : index])
     if (ago := _opens(before, _AGO)) is not None:
         if _BEGAN.intersection((*words[max(0, index - ago - 3) : index - ago], *words[index + 2 : index + 6])):
             yield Measure(Unit.SINCE_DAYS, days, index - ago, index + 2)  # "ça a commencé il y a deux mois"
@@ -212,7 +260,10 @@ def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measu
             Unit.AGE_YEARS if born else Unit.AGO_DAYS, days / 365.25 if born else days, index - ago, index + 2
         )
     elif (since := _opens(before, _SINCE)) is not None:
-        if unit not in _SHORT_UNITS or _opens(before, _LASTING) is None:
+        habit = (
+            unit.startswith(("an", "annee")) and _opens(before, (("pendant",),)) is not None
+        )  # "fumé pendant 40 ans"
+        if not habit and (unit not in _SHORT_UNITS or _opens(before, _LASTING) is None):
             yield Measure(Unit.SINCE_DAYS, days, index - since, index + 2)
     elif _states_pregnancy(words, index, unit):
         yield Measure(Unit.PREGNANCY_WEEKS, days / 7, index, index + 2)
@@ -223,9 +274,10 @@ def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measu
 
 
 def _opens(before: tuple[str, ...], openings: Sequence[tuple[str, ...]]) -> int | None:
-    """How many words back the opening ("depuis", "ça fait") starts; at most one word ("environ") in between."""
+    """How many words back the opening ("depuis", "ça fait") starts; one word or "un peu plus de" in between."""
+    about = len(tuple(takewhile((_ABOUT | _BARELY | {"a"}).__contains__, reversed(before))))
     for opening in openings:
-        for gap in (0, 1):
+        for gap in range(max(about, 1) + 1):
             end = len(before) - gap
             if end >= len(opening) and before[end - len(opening) : end] == opening:
                 return len(opening) + gap
@@ -247,13 +299,25 @@ def _states_pregnancy(words: Sequence[str], index: int, unit: str) -> bool:
 
 
 def _states_age(words: Sequence[str], index: int, unit: str) -> bool:
-    previous = _at(words, index - 1)
-    if any(word in _NOT_AN_AGE for word in words[max(0, index - 2) : index]):
+    """Like "elle a 72 ans", "fils de 8 mois", "il n'a que 2 mois", "bébé, 3 semaines, "; not "un arrêt de 2 mois"."""
+    start = index - 1
+    while _at(words, start) in _ABOUT:  # "depuis plus de 3 semaines", "un retard de près de 2 semaines"
+        start -= 1
+    if any(word in _NOT_AN_AGE for word in (_at(words, start), *words[max(0, index - 2) : index])):
         return False
     if unit in ("an", "ans"):
         return True
+    if unit not in ("mois", "semaines", "jours", "semaine") or _at(words, index + 2) in _NO_AGE_BEFORE:
+        return False
+    if start < index - 1 and _at(words, start) in _OF_THINGS:
+        return False
+    previous = _at(words, index - 1)
+    if previous in (",", "(", "-", ":"):
+        named = _at(words, index + 2) == "," and _at(words, index - 3) in ("", *SENTENCE_ENDS)  # "Louis, 2 mois, 38,5"
+        return _at(words, index - 2) in _CHILDREN or (named and _at(words, index - 2) not in _OF_THINGS)
     reached = previous == "a" and _at(words, index - 2) in ("suis", "est", *_BIRTH_WORDS)  # "née à 36 semaines"
-    return previous in ("de", "d", "a") and not reached and unit in ("mois", "semaines", "jours", "semaine")
+    barely = previous in _BARELY and "a" in words[max(0, index - 3) : index - 1]  # "il y a" was read before
+    return (previous in ("de", "d", "a") and not reached) or previous in _CHILDREN or barely
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from backend.core.text import read
         ("dextro à 0,40", Unit.GLUCOSE_G_PER_L, 0.4),
         ("glycémie à 450", Unit.GLUCOSE_G_PER_L, 4.5),
         ("glycémie à 15 mmol", Unit.GLUCOSE_G_PER_L, 2.7),
+        ("40 comprimés de Doliprane hier soir", Unit.TABLETS, 40.0),
+        ("j'ai avalé trente cachets", Unit.TABLETS, 30.0),
         ("la petite est là avec 39", Unit.CELSIUS, 39.0),
         ("depuis trois semaines", Unit.SINCE_DAYS, 21.0),
         ("ça fait 2 jours", Unit.SINCE_DAYS, 2.0),
@@ -33,6 +35,16 @@ from backend.core.text import read
         ("il y a deux mois", Unit.AGO_DAYS, 60.8),
         ("j'ai 34 ans", Unit.AGE_YEARS, 34.0),
         ("ma fille de 18 mois", Unit.AGE_YEARS, 1.5),
+        ("il a 72 ans", Unit.AGE_YEARS, 72.0),
+        ("il a 6 mois", Unit.AGE_YEARS, 0.5),
+        ("il n'a que 6 mois", Unit.AGE_YEARS, 0.5),
+        ("elle a à peine 6 mois", Unit.AGE_YEARS, 0.5),
+        ("ma fille, 12 mois, tousse", Unit.AGE_YEARS, 1.0),
+        ("Louis, 12 mois, tousse", Unit.AGE_YEARS, 1.0),
+        ("bébé (12 mois)", Unit.AGE_YEARS, 1.0),
+        ("depuis un peu plus de 3 semaines", Unit.SINCE_DAYS, 21.0),
+        ("cela fait plus de 3 semaines", Unit.SINCE_DAYS, 21.0),
+        ("il y a à peine deux mois", Unit.AGO_DAYS, 60.8),
         ("enceinte de 32 semaines", Unit.PREGNANCY_WEEKS, 32.0),
         ("neuf semaines de grossesse", Unit.PREGNANCY_WEEKS, 9.0),
         ("je suis à 7 mois de grossesse", Unit.PREGNANCY_WEEKS, 30.4),
@@ -49,7 +61,10 @@ def test_a_number_is_read_with_its_unit(text: str, unit: Unit, value: float, kno
 @pytest.mark.parametrize(
     "text",
     ["il est né à 36 semaines", "je suis à 3 semaines de l'opération", "deux mois après ma grossesse",
-     "ça dure bien une minute", "opéré du cœur en 2019", "une glycémie à 12", "sous oxygène à 2 litres"],
+     "ça dure bien une minute", "un arrêt de 2 semaines", "règles en retard de 15 jours", "une toux de 3 semaines",
+     "une boîte de 30 comprimés", "12 comprimés par jour", "20 gélules sur 5 jours", "au bout de 3 jours",
+     "il a 3 jours de congé", "ma fille, 2 jours que ça dure", "j'ai fumé pendant plus de 40 ans",
+     "opéré du cœur en 2019", "une glycémie à 12", "sous oxygène à 2 litres"],
 )  # fmt: skip
 def test_no_age_no_pregnancy_no_beginning(text: str, knowledge: Knowledge) -> None:
     """Numbers of weeks, months or minutes that say something else."""
