@@ -37,14 +37,17 @@ _NO_TEMPERATURE = frozenset(
 )
 _BEFORE_BARE = frozenset({"a", "ai", "avec", "la", "avait", "est", "fait", "", ",", "."})
 _AFTER_BARE = frozenset({"", ",", ".", "!", "?", "depuis", "ce", "hier", "et", "cette", "la", "malgre", "sous", "mais"})
-_PULSE_NAMES = frozenset({"pouls", "coeur", "cardiaque", "palpitant"})
+_PULSE_NAMES = frozenset({"pouls", "coeur", "cardiaque", "palpitant", "fc"})
 _BEATS = frozenset({"battements", "pulsations", "bpm"})
-_OXYGEN_NAMES = frozenset({"saturation", "sat", "satu", "sature", "saturait", "oxymetre", "oxygene", "oxygenation"})
+_OXYGEN_NAMES = frozenset(
+    ["saturation", "sat", "satu", "sature", "saturait", "oxymetre", "oxygene", "oxygenation", "spo"]
+)  # fmt: skip
 _GLUCOSE_NAMES = frozenset({"glycemie", "glycemies", "dextro", "dextros"})
 _FROM_NAME_TO_NUMBER = frozenset(
     ["a", "est", "etait", "de", "d", "en", "au", "bat", "battait", "monte", "montee", "tape", "tapait", "cogne", "file",
      "affiche", "indique", "marque", "dit", "tourne", "tombe", "tombee", "descend", "descendue", "oscille", "entre",
-     "autour", "environ", "presque", "encore", "toujours", "plus", "que", "doigt", "ce", "matin", "soir"]
+     "autour", "environ", "presque", "encore", "toujours", "plus", "que", "doigt", "ce", "matin", "soir", ":",
+     "2"]  # of "SpO2"
 )  # fmt: skip
 _NAMES_OF_READINGS = _PULSE_NAMES | _OXYGEN_NAMES | _GLUCOSE_NAMES
 _MOST_BETWEEN = 5
@@ -89,6 +92,9 @@ _CHILDREN = frozenset(
 )  # fmt: skip
 """Before "3 semaines" or ", 3 semaines": their age."""
 
+_LINKS = _ABOUT | _BARELY | {"a", "ou", "deux", "trois", "quatre", "cinq"}
+"""Between "depuis" and the number: "à peine", "un peu plus de", "deux ou"."""
+
 
 class Unit(StrEnum):
     """What a number measures."""
@@ -132,7 +138,7 @@ def find_measures(words: Sequence[str], numbers: Mapping[str, int]) -> tuple[Mea
     """Every measure in the folded words of a document, in reading order; `numbers` maps number words to values."""
     found: list[Measure] = []
     for index in range(len(words)):
-        value = _value(words[index], numbers)
+        value = _value_at(words, index, numbers)
         if value is None:
             continue
         for measure in (
@@ -147,10 +153,29 @@ def find_measures(words: Sequence[str], numbers: Mapping[str, int]) -> tuple[Mea
     return tuple(found)
 
 
-def _value(word: str, numbers: Mapping[str, int]) -> float | None:
-    if word[0].isdigit():
-        return float(word.replace(",", "."))
-    return float(numbers[word]) if word in numbers else None
+def _value_at(words: Sequence[str], index: int, numbers: Mapping[str, int]) -> float | None:
+    """The number that ends at a word: "3,5", "trois", "cinquante-trois", "quatre-vingt-dix-sept"."""
+    if words[index][0].isdigit():
+        return float(words[index].replace(",", "."))
+    if words[index] not in numbers:
+        return None
+    first = index
+    while _at(words, first - 1) in numbers or (
+        _at(words, first - 1) in ("-", "et") and _at(words, first - 2) in numbers
+    ):
+        first -= 1 if _at(words, first - 1) in numbers else 2
+    value = 0
+    for word in words[first : index + 1]:
+        if word not in numbers:
+            continue
+        part = numbers[word]
+        if (value, part) == (4, 20):
+            value = 80
+        elif part < 20 <= value and value % 10 == 0:  # after "vingt", "soixante-dix"
+            value += part
+        else:
+            value = value + part if value == 10 and part in (7, 8, 9) else part  # "trois ou quatre" is 4
+    return float(value)
 
 
 def _at(words: Sequence[str], index: int) -> str:
@@ -169,11 +194,14 @@ def _temperature(words: Sequence[str], index: int, value: float) -> Measure | No
         return None
     decimal = "," in words[index] or "." in words[index]
     degree = _at(words, index + 1) in ("°", "c", "º")
+    named = _at(words, index - 1) in ("°", "º")  # "T° 39"
     split_decimal = _at(words, index + 1).isdigit() and len(words[index + 1]) == 1
     alone = _at(words, index - 1) in _BEFORE_BARE and _at(words, index + 1) in _AFTER_BARE
+    if list(words[index + 1 : index + 3]) == ["et", "demi"]:
+        return Measure(Unit.CELSIUS, value + 0.5, index, index + 3)
     if split_decimal:
         return Measure(Unit.CELSIUS, value + int(words[index + 1]) / 10, index, index + 2)
-    if decimal or degree or near & _FEVER_WORDS or (alone and value >= 38):
+    if decimal or degree or named or near & _FEVER_WORDS or (alone and value >= 38):
         return Measure(Unit.CELSIUS, value, index, index + (2 if degree else 1))
     return None
 
@@ -202,7 +230,8 @@ def _pressure(words: Sequence[str], index: int, value: float) -> Measure | None:
 def _named_reading(words: Sequence[str], index: int, value: float) -> Measure | None:
     """A number that its name goes with: "pouls à 140", "88 de saturation", "dextro à 0,40", "160 battements"."""
     after = _at(words, index + 1)
-    if not words[index][0].isdigit() or after in _DAYS_PER_UNIT or "/" in (after, _at(words, index - 1)):
+    timed = after in _DAYS_PER_UNIT and after != "j"  # SMS reads "g", gram, as "j'ai"
+    if not words[index][0].isdigit() or timed or "/" in (after, _at(words, index - 1)):
         return None
     name = _name_before(words, index)
     if not name and after in ("de", "en", "au", "%"):
@@ -274,8 +303,8 @@ def _durations(words: Sequence[str], index: int, value: float) -> Iterator[Measu
 
 
 def _opens(before: tuple[str, ...], openings: Sequence[tuple[str, ...]]) -> int | None:
-    """How many words back the opening ("depuis", "ça fait") starts; one word or "un peu plus de" in between."""
-    about = len(tuple(takewhile((_ABOUT | _BARELY | {"a"}).__contains__, reversed(before))))
+    """How many words back the opening ("depuis", "ça fait") starts; one word, "un peu plus de", "2 ou" in between."""
+    about = len(tuple(takewhile(lambda word: word in _LINKS or word.isdigit(), reversed(before))))
     for opening in openings:
         for gap in range(max(about, 1) + 1):
             end = len(before) - gap

@@ -254,7 +254,9 @@ def _follows_relative(
 
 def _own_sex(words: Sequence[str], cues: Cues) -> str | None:
     text = f" {' '.join(words)} "
-    return next((sex for sex, said in cues.own_sex.items() if any(f" {phrase} " in text for phrase in said)), None)
+    said = (sex for sex, phrases in cues.own_sex.items() if any(f" {phrase} " in text for phrase in phrases))
+    opening = {"homme": "M", "femme": "F"}.get(words[0]) if words else None  # "Homme de 45 ans", "femme, 62 ans"
+    return next(said, opening)
 
 
 def _pregnant(words: Sequence[str], measures: Sequence[Measure], cues: Cues) -> bool | None:
