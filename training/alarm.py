@@ -44,12 +44,12 @@ MESSAGES = Path(__file__).parent / "triage"
 THRESHOLDS = {
     Urgency.DOCTOR_24_HOURS: 0.75,
     Urgency.EMERGENCY_DEPARTMENT: 0.4,
-    Urgency.LIFE_THREATENING: 0.3,
+    Urgency.LIFE_THREATENING: 0.35,
 }
 _ROUNDS = 3
 _INVERSE_PENALTY = 1.0
 _FEWEST_USES = 3
-_OF_A_WORDING, _OF_A_RULE_SENTENCE = 0.025, 0.1
+_OF_A_WORDING, _OF_A_RULE_SENTENCE = 0.05, 0.2
 """How much a wording and a test sentence of a rule count, beside 1 for a message."""
 _SHARES = {
     Frequency.OBLIGATE: 1.0, Frequency.VERY_FREQUENT: 0.9, Frequency.FREQUENT: 0.55, Frequency.OCCASIONAL: 0.17,

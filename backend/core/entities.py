@@ -15,6 +15,8 @@ FAMILY_HISTORY = "family_"
 
 WELL = "well/"
 """Prefix of what says that a finding is not there ("respire normalement")."""
+VAGUE = "_unspecified"
+"""Suffix of the findings that name no place and no kind ("douleur"): any other on the same words says more."""
 
 CAUSES, TOO_LITTLE, WORDS = "likely_causes", "too_little_understood", "alarming_words"
 """Reasons of an urgency that are no red-flag rule."""

@@ -25,6 +25,7 @@ from backend.core.alarm import Alarm
 from backend.core.cues import Cues
 from backend.core.entities import (
     NAMED,
+    VAGUE,
     WELL,
     Case,
     Condition,
@@ -143,6 +144,10 @@ class Knowledge:
     def is_course(self, finding: str) -> bool:
         """Whether a finding is a time course or a trigger."""
         return self.findings[finding].kind is Kind.COURSE
+
+    def is_vague(self, finding: str) -> bool:
+        """Whether a finding names no place and no kind ("douleur", "saignement")."""
+        return finding.endswith(VAGUE)
 
     def importance_of(self, finding: str) -> int:
         """How bad it would be to leave a finding unexplained, 1 to 5."""

@@ -56,6 +56,10 @@ class Kin(Protocol):
         """Whether it lies in somebody else's illness, which is theirs too ("ma mère est asthmatique")."""
         ...
 
+    def is_vague(self, finding: str) -> bool:
+        """Whether it names no place and no kind ("douleur", "saignement")."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Match:
@@ -311,7 +315,8 @@ def _choose(matches: list[_Match], kin: Kin) -> list[_Match]:
     """
     matches.sort(
         key=lambda m: (
-            -len(m.tokens), m.spread, m.wording.target.startswith(NAMED), m.missing_words, -m.shared_words,
+            kin.is_vague(m.wording.target), -len(m.tokens), m.spread, m.wording.target.startswith(NAMED),
+            m.missing_words, -m.shared_words,
             -kin.importance_of(m.wording.target), m.wording.target, m.tokens,
         )
     )  # fmt: skip
@@ -328,7 +333,7 @@ def _swallows(bigger: _Match, smaller: _Match, shared: set[int], kin: Kin) -> bo
     if not shared or any(smaller.guesses.get(index, key) != key for index, key in bigger.guesses.items()):
         return False  # apart, or two readings of one misspelt word
     one, other = bigger.wording.target, smaller.wording.target
-    if one == other or shared == set(bigger.tokens):
+    if one == other or kin.is_vague(other) or shared == set(bigger.tokens):
         return True
     if len(shared) < len(smaller.tokens):
         return False

@@ -81,7 +81,7 @@ def _unused(knowledge: Knowledge) -> Iterator[str]:
     used = set(_uses(knowledge)) | _rule_findings(knowledge)
     used |= {p.history_finding for p in knowledge.pathologies.values()}
     used |= {parent for finding in used for parent in knowledge.ancestors(finding)}
-    yield from sorted(set(knowledge.findings) - used)
+    yield from sorted(f for f in set(knowledge.findings) - used if not knowledge.is_vague(f))
 
 
 def _used_once(knowledge: Knowledge) -> Iterator[str]:

@@ -177,6 +177,7 @@ class Weights:
         loss_F = np.array([unlisted[f.importance - 1] for f in self._knowledge.findings.values()])
         present_FD[:] = -loss_F[:, None]
         p_FD[:] = (self.background_F * np.exp(-loss_F))[:, None]
+        silent = set(self.row.values())
         for column, (own, pathology) in enumerate(zip(listed, self.pathologies, strict=True)):
             touched = set(own)
             touched.update(child for finding in own for child in children[finding])
@@ -185,10 +186,13 @@ class Weights:
                 weight = self._weight(finding, own, children)
                 row = self.row[finding]
                 present_FD[row, column], absent_FD[row, column], p_FD[row, column] = weight
+                silent.discard(row)
             name = self._knowledge.findings[pathology.history_finding]
             if name.kind is Kind.HISTORY:
                 row = self.row[name.id]
                 present_FD[row, column] = min(present_FD[row, column], self._parameters.named)
+        for row in silent:  # what no entry lists says nothing of any
+            present_FD[row], p_FD[row] = 0.0, self.background_F[row]
         return present_FD, absent_FD, p_FD
 
     def _weight(self, finding: str, own: Mapping[str, float], children: Mapping[str, Sequence[str]]) -> _Weight:

@@ -39,6 +39,16 @@ def test_the_guides_examples_rank_first(diagnoser: Diagnoser) -> None:
     assert migraine.differential[0].pathology.id == "migraine"
 
 
+def test_what_no_cause_lists_changes_no_rank(knowledge: Knowledge) -> None:
+    """Pain without a place says nothing of any cause, present or denied."""
+    ranking = Ranking(knowledge)
+    fever = said(knowledge, "fever", "cough")
+    alone = ranking.score(fever, NO_ONE).p_D
+    for state in (State.PRESENT, State.ABSENT):
+        beside = ranking.score([*fever, *said(knowledge, "pain_unspecified", state=state)], NO_ONE).p_D
+        assert np.allclose(alone, beside, atol=1e-6)
+
+
 def test_a_second_finding_of_a_group_is_damped(knowledge: Knowledge) -> None:
     """Fever and chills say nearly the same: together they weigh less than the sum."""
     ranking = Ranking(knowledge)
