@@ -327,6 +327,10 @@ def _is_resolved(first: int, last: int, context: Context) -> bool:
             "vers",
             "dans",
         )
+        if cue.text.startswith("plus ") and context.word(cue.start - 1) != ",":
+            continue  # "saigne plus maintenant" may mean more
+        if "tombe" in cue.text and cue.start > last + 1:
+            continue  # "fièvre, elle est tombée" may be a fall
         near = last < cue.start and cue.start - last <= 8 and not _breaks(last + 1, cue.start, context)
         if near and not denied and not moved:
             return True
