@@ -43,7 +43,7 @@ MESSAGES = Path(__file__).parent / "triage"
 # A level is called for from this probability on; set by cross-validation (docs/log.md).
 THRESHOLDS = {
     Urgency.DOCTOR_24_HOURS: 0.75,
-    Urgency.EMERGENCY_DEPARTMENT: 0.4,
+    Urgency.EMERGENCY_DEPARTMENT: 0.45,
     Urgency.LIFE_THREATENING: 0.35,
 }
 _ROUNDS = 3
