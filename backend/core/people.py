@@ -233,7 +233,7 @@ def traits(
     elif ages:
         own = [m for m in ages if not _follows_relative(m, sentences, found_cues, cues)]
         age = _most_fragile(own) if own else None
-    pregnant = _pregnant(words, measures, cues)
+    pregnant = _pregnant(sentences, measures, cues)
     return Patient(age=age, sex="F" if pregnant and not sex else sex, pregnant=pregnant)
 
 
@@ -259,10 +259,11 @@ def _own_sex(words: Sequence[str], cues: Cues) -> str | None:
     return next(said, opening)
 
 
-def _pregnant(words: Sequence[str], measures: Sequence[Measure], cues: Cues) -> bool | None:
+def _pregnant(sentences: Sequence[Sentence], measures: Sequence[Measure], cues: Cues) -> bool | None:
     if any(measure.unit is Unit.PREGNANCY_WEEKS for measure in measures):
         return True
-    for index, word in enumerate(words):
-        if word == "enceinte":
-            return None if cues.not_pregnant_before.intersection(words[max(0, index - 4) : index]) else True
+    for words in (sentence.words for sentence in sentences):
+        for index, word in enumerate(words):
+            if word == "enceinte":
+                return None if cues.not_pregnant_before.intersection(words[max(0, index - 4) : index]) else True
     return None

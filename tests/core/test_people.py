@@ -29,6 +29,8 @@ def test_the_patient_is_who_has_the_complaints(text: str, person: str, knowledge
 @pytest.mark.parametrize(
     ("text", "age", "sex", "pregnant"),
     [
+        ("La ventoline ne marche pas. Je suis enceinte.", None, "F", True),
+        ("Homme de 45 ans, mal au dos.", 45.0, "M", None),
         ("J'ai 28 ans et mal à la tête.", 28.0, None, None),
         ("Ma fille de 3 ans a de la fièvre.", 3.0, "F", None),
         ("Mon mari, 67 ans, a mal au dos.", 67.0, "M", None),
